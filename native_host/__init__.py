@@ -1,0 +1,1 @@
+"""The browser's native-messaging host. Imports the standard library alone."""

@@ -1,0 +1,100 @@
+"""The composition root: builds everything once, and owns start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import structlog
+from starlette.types import ASGIApp
+
+from tabagent.catalog.models import Catalog, Model
+from tabagent.config import Settings
+from tabagent.dispatcher import Dispatcher
+from tabagent.engine.supervisor import Supervisor
+from tabagent.openapi import document
+from tabagent.operation import Access, Call, NoParameters
+from tabagent.operations import Services, operations
+from tabagent.services.chat import Chat
+from tabagent.services.completions import Completions
+from tabagent.services.generation import Generations
+from tabagent.services.models import ModelInfo, Models
+from tabagent.services.system import System
+from tabagent.services.text import TextTools
+from tabagent.transports import http
+from tabagent.transports.gate import Gate
+from tabagent.transports.pages import page_routes
+
+log = structlog.get_logger(__name__)
+
+GUIDE: Final = Path(__file__).parent / "builtin" / "guide.gguf"
+
+
+class Gateway:
+    """Everything that serves. `files` are models named on the command line, `extra` test models."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        token: str,
+        *,
+        files: Iterable[Path] = (),
+        extra: Iterable[Model] = (),
+    ) -> None:
+        self.settings = settings
+        self.port = settings.port  # replaced by the real one when a free port was asked for
+        self.catalog = Catalog(settings.models_path, GUIDE, files, extra)
+        self.supervisor = Supervisor(settings)
+        self.services = build_services(settings, self.catalog, self.supervisor)
+        self.dispatcher = Dispatcher(operations(self.services))
+        self.services.system.table = self.dispatcher.operations.values()
+        api = document(self.dispatcher.operations.values())
+        routes = [
+            *http.operation_routes(self.dispatcher, settings),
+            *page_routes(api, lambda: self.services.models.selected),
+        ]
+        self.hurry = False  # set by a second signal: stop without draining
+        self.asgi: ASGIApp = Gate(http.build(routes), settings, token, lambda: self.port)
+
+    async def stop(self) -> None:
+        """Refuse what is new, let running answers end within `drain_s`, then end the workers."""
+        self.dispatcher.draining = True
+        deadline = monotonic() + self.settings.drain_s
+        while self.dispatcher.active and monotonic() < deadline and not self.hurry:
+            await asyncio.sleep(0.02)
+        if self.dispatcher.active:
+            log.warning("cut_off", answers=self.dispatcher.active)
+        await self.supervisor.stop()
+
+
+def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor) -> Services:
+    """One of each service. Does no I/O, so the table can be had without an engine."""
+    models = Models(catalog, supervisor, settings)
+    generation = Generations(supervisor, settings)
+    return Services(
+        chat=Chat(models.resolve, generation.run),
+        completions=Completions(models.resolve, generation.run),
+        generation=generation,
+        models=models,
+        text=TextTools(models.resolve, supervisor.worker, models.context_length),
+        system=System(supervisor),
+    )
+
+
+def api_description() -> dict[str, object]:
+    """The OpenAPI document, without starting anything."""
+    return document(operations(_unstarted(Settings.model_construct())))
+
+
+async def offline_models(settings: Settings) -> list[ModelInfo]:
+    """What a server with these settings would list."""
+    call = Call("", Access.USER, "local", "none")
+    return (await _unstarted(settings).models.list(NoParameters(), call)).data
+
+
+def _unstarted(settings: Settings) -> Services:
+    catalog = Catalog(settings.models_path, GUIDE)
+    return build_services(settings, catalog, Supervisor(settings))

@@ -1,0 +1,169 @@
+"""Which models exist: the built-in one, those named on start, and those in the models directory.
+
+A name is looked up here and never joined into a path. Facts come from the file's header alone and
+are kept by path, size and modification time, so a listing costs one `stat` per file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from tabagent.catalog.gguf_header import GgufHeader, read_gguf_header
+from tabagent.errors import ModelNotFound, TabAgentError
+
+Task = Literal["chat", "completion", "embedding"]
+BUILTIN: Final = "tabagent/guide"
+OWNER_OF_LOOSE_FILES: Final = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model and variant. `problem` says why it cannot be loaded, when it cannot."""
+
+    id: str
+    path: Path
+    backend: str  # which worker backend runs it
+    format: str = "gguf"
+    task: Task = "chat"
+    architecture: str = ""
+    quantisation: str = ""
+    size_bytes: int = 0
+    parameters: int = 0
+    context_length: int = 0
+    modified: int = 0  # unix seconds
+    license: str | None = None
+    kv_bytes_per_token: int = 0
+    problem: TabAgentError | None = None
+
+
+class Catalog:
+    """Everything that could be loaded. `extra` are records that need no file of ours."""
+
+    def __init__(
+        self,
+        models_dir: Path,
+        builtin: Path,
+        files: Iterable[Path] = (),
+        extra: Iterable[Model] = (),
+    ) -> None:
+        self._dir, self._builtin, self._files = models_dir, builtin, tuple(files)
+        self._extra = {model.id: model for model in extra}
+        self._known: dict[str, Model] = {}
+        self._facts: dict[tuple[Path, int, int], Model] = {}
+
+    def scan(self) -> list[Model]:
+        """All models, the built-in one first. Reads directories: not for the event loop."""
+        found: dict[str, Model] = {}
+        for id_, path in self._places():
+            model = self._read(id_, path)
+            if model is not None:
+                found.setdefault(_free(id_, found), replace(model, id=_free(id_, found)))
+        self._known = {**found, **self._extra}
+        return list(self._known.values())
+
+    def find(self, name: str) -> Model:
+        """The model with this id, or the only one whose id ends in `/name`. Raises ModelNotFound."""
+        model = self._pick(name)
+        if model is not None and (model.id in self._extra or self._unchanged(model)):
+            return model
+        self.scan()
+        model = self._pick(name)
+        if model is None:
+            raise ModelNotFound(
+                f"there is no model named {name!r} here",
+                param="model",
+                model=name,
+                pull_hint=(
+                    "put a .gguf file into the models directory, or leave `model` out to use the "
+                    "selected model"
+                ),
+            )
+        return model
+
+    def _pick(self, name: str) -> Model | None:
+        if name in self._known:
+            return self._known[name]
+        near = [m for id_, m in self._known.items() if id_.lower().endswith("/" + name.lower())]
+        return near[0] if len(near) == 1 else None
+
+    def _unchanged(self, model: Model) -> bool:
+        try:
+            info = model.path.stat()
+        except OSError:
+            return False
+        return (model.path, info.st_size, info.st_mtime_ns) in self._facts
+
+    def _places(self) -> Iterator[tuple[str, Path]]:
+        yield BUILTIN, self._builtin
+        for path in self._files:
+            yield f"{OWNER_OF_LOOSE_FILES}/{_word(path.stem)}", path
+        for path in sorted(self._dir.rglob("*.gguf")):
+            if re.search(r"-0000[2-9]-of-|-000[1-9]\d-of-", path.name):
+                continue  # a later part of a split model, found through its first
+            *folders, _ = path.relative_to(self._dir).parts
+            if len(folders) >= 2:
+                yield f"{_word(folders[0])}/{_word(folders[1])}:{_word(path.stem)}", path
+            else:
+                yield f"{OWNER_OF_LOOSE_FILES}/{_word(path.stem)}", path
+
+    def _read(self, id_: str, path: Path) -> Model | None:
+        try:
+            info = path.stat()
+        except OSError:
+            return None
+        key = (path, info.st_size, info.st_mtime_ns)
+        if key not in self._facts:
+            base = Model(
+                id=id_,
+                path=path,
+                backend="gguf",
+                size_bytes=info.st_size,
+                modified=int(info.st_mtime),
+            )
+            try:
+                self._facts[key] = _describe(base, read_gguf_header(path))
+            except TabAgentError as problem:
+                self._facts[key] = replace(base, problem=problem)
+        return self._facts[key]
+
+
+def _describe(base: Model, header: GgufHeader) -> Model:
+    task: Task = "chat" if header.chat_template else "completion"
+    if header.pooling_type is not None:
+        task = "embedding"
+    meta, arch = header.metadata, header.architecture
+
+    def number(key: str, default: int) -> int:
+        value = meta.get(f"{arch}.{key}")
+        return value if isinstance(value, int) else default
+
+    heads = number("attention.head_count", 1) or 1
+    width = (header.embedding_length or 0) // heads
+    kv_heads = number("attention.head_count_kv", heads)
+    row = number("attention.key_length", width) + number("attention.value_length", width)
+    return replace(
+        base,
+        task=task,
+        architecture=arch,
+        quantisation=header.quantisation or "",
+        parameters=header.parameters,
+        context_length=header.context_length or 0,
+        license=header.license,
+        kv_bytes_per_token=2 * header.block_count * kv_heads * row,  # f16 keys and values
+    )
+
+
+def _word(text: str) -> str:
+    """`text` as one side of an id: letters, digits, dot, underscore and dash."""
+    return re.sub(r"[^A-Za-z0-9._-]+|^[^A-Za-z0-9]+|\.\.+", "-", text)[:96].lstrip("._-") or "model"
+
+
+def _free(id_: str, taken: dict[str, Model]) -> str:
+    name, number = id_, 2
+    while name in taken:
+        name, number = f"{id_}-{number}", number + 1
+    return name

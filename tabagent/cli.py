@@ -1,0 +1,173 @@
+"""The `tabagent` command. What a command needs is imported when it runs, so each starts fast."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tabagent.commands.failure import BAD_CONFIG, CommandFailed
+
+if TYPE_CHECKING:
+    from tabagent.config import Settings
+
+app = typer.Typer(
+    help="A local AI gateway: chat, generation and more on models that run on your own hardware.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Where TabAgent keeps its things.", show_default=False)
+]
+
+
+def load_settings(**flags: Any) -> Settings:
+    from tabagent import config
+
+    try:
+        return config.load(**flags)
+    except config.ConfigError as error:
+        hint = "`tabagent config` lists every setting"
+        raise CommandFailed(str(error), hint, BAD_CONFIG) from error
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A .gguf file to serve, or the id of a model. The first is the default."),
+    ] = None,
+    models_dir: Annotated[Path | None, typer.Option(help="Where models are looked for.")] = None,
+    data_dir: DataDir = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="console or json.")] = None,
+) -> None:
+    """Serve on port 8080 until Ctrl-C."""
+    from tabagent.commands.serve import run
+
+    flags = {
+        "host": host,
+        "port": port,
+        "models_dir": models_dir,
+        "data_dir": data_dir,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
+    run(flags, model or [])
+
+
+@app.command()
+def chat(
+    model: Annotated[str | None, typer.Option(help="Model id; the selected one if unset.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Chat in the terminal. Starts a server when none runs."""
+    from tabagent.commands.chat import run
+
+    run(load_settings(data_dir=data_dir), model, system)
+
+
+@app.command()
+def models(data_dir: DataDir = None) -> None:
+    """List the models on this machine."""
+    from tabagent.commands.models import show_models
+
+    show_models(load_settings(data_dir=data_dir))
+
+
+@app.command()
+def ps(data_dir: DataDir = None) -> None:
+    """List the loaded models: memory, slots, queue."""
+    from tabagent.commands.models import show_loaded
+
+    show_loaded(load_settings(data_dir=data_dir))
+
+
+@app.command()
+def load(
+    model: str,
+    n_ctx: Annotated[int, typer.Option(help="Context of one sequence in tokens.")] = 0,
+    slots: Annotated[int, typer.Option(help="Sequences decoded together.")] = 0,
+    force_reload: Annotated[bool, typer.Option(help="Unload it first.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Load a model into the running server."""
+    from tabagent.commands.models import load_model
+
+    request = {"model": model, "n_ctx": n_ctx, "slots": slots, "force_reload": force_reload}
+    load_model(load_settings(data_dir=data_dir), request)
+
+
+@app.command()
+def unload(
+    model: str,
+    force: Annotated[bool, typer.Option(help="Also while it answers.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Let a loaded model go."""
+    from tabagent.commands.models import unload_model
+
+    unload_model(load_settings(data_dir=data_dir), {"model": model, "force": force})
+
+
+@app.command()
+def token(data_dir: DataDir = None) -> None:
+    """Print the owner's token, which ADMIN operations need."""
+    from tabagent.commands.client import owner_token
+
+    typer.echo(owner_token(load_settings(data_dir=data_dir)))
+
+
+@app.command()
+def config() -> None:
+    """Print every setting, its value, and where that came from."""
+    from tabagent.commands.settings import show
+
+    show(load_settings())
+
+
+@app.command()
+def openapi(
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead.")] = None,
+    check: Annotated[Path | None, typer.Option(help="Fail when this file is not current.")] = None,
+) -> None:
+    """Print the OpenAPI description."""
+    import json
+
+    from tabagent.app import api_description
+
+    text = json.dumps(api_description(), indent=2, ensure_ascii=False) + "\n"
+    if check is not None:
+        if not check.is_file() or check.read_text() != text:
+            raise CommandFailed(f"{check} is stale", f"run: tabagent openapi --output {check}")
+    elif output is not None:
+        output.write_text(text)
+    else:
+        sys.stdout.write(text)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from tabagent import __version__
+
+    typer.echo(f"tabagent {__version__}")
+
+
+def main() -> None:
+    """Run a command; an error is one line and a hint, never a traceback."""
+    try:
+        app()
+    except CommandFailed as failed:
+        typer.secho(f"Error: {failed}", fg="red", err=True)
+        if failed.hint:
+            typer.echo(f"  {failed.hint}", err=True)
+        sys.exit(failed.code)

@@ -1,0 +1,109 @@
+"""`models`, `ps`, `load`, `unload`: what the server says of models, as tables."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from rich.console import Console
+from rich.table import Table
+
+from tabagent.commands.client import call, connect, running_server
+from tabagent.config import Settings
+
+console = Console()
+
+
+def show_models(settings: Settings) -> None:
+    """The models on this machine, from the running server, else from the disk."""
+    rows = _listed(settings)
+    table = Table("model", "task", "format", "parameters", "size", "context", "state", box=None)
+    for model in rows:
+        state = f"[red]{model['problem']['code']}[/red]" if model["problem"] else model["state"]
+        name = f"[bold]{model['id']}[/bold]" if model["selected"] else model["id"]
+        table.add_row(
+            name,
+            model["task"],
+            f"{model['format']} {model['quantization']}".strip(),
+            _short(model["parameters"]),
+            _size(model["size_bytes"]),
+            str(model["context_length"] or "-"),
+            state or "-",
+        )
+    console.print(table)
+    console.print(f"\n[dim]models directory: {settings.models_path}[/dim]", highlight=False)
+
+
+def _listed(settings: Settings) -> list[dict[str, Any]]:
+    if running_server(settings) is not None:
+        with connect(settings) as client:
+            return list(call(client, "GET", "/v1/models")["data"])
+    import asyncio
+
+    from tabagent.app import offline_models
+
+    return [model.model_dump(mode="json") for model in asyncio.run(offline_models(settings))]
+
+
+def show_loaded(settings: Settings) -> None:
+    """The loaded models."""
+    with connect(settings) as client:
+        rows = call(client, "GET", "/v1/models/loaded")["data"]
+    if not rows:
+        console.print("No model is loaded; naming one in a request loads it.")
+        return
+    table = Table(
+        "model", "state", "memory", "context", "slots", "queue", "device", "pid", "since", box=None
+    )
+    for row in rows:
+        since = datetime.fromisoformat(row["loaded_at"]).astimezone() if row["loaded_at"] else None
+        table.add_row(
+            row["model"],
+            row["state"],
+            _size(row["resident_bytes"]),
+            str(row["n_ctx"]),
+            f"{row['slots_used']}/{row['slots']}",
+            str(row["queue"]),
+            row["device"],
+            str(row["pid"] or "-"),
+            since.strftime("%H:%M:%S") if since else "-",
+        )
+    console.print(table)
+
+
+def load_model(settings: Settings, request: dict[str, Any]) -> None:
+    with connect(settings) as client, console.status(f"loading {request['model']}"):
+        loaded = call(client, "POST", "/v1/models/load", request)
+    console.print(
+        f"{loaded['model']} is loaded: context {loaded['n_ctx']}, {loaded['slots']} slots, "
+        f"{loaded['threads']} threads, in {loaded['load_seconds']:.2f} s"
+    )
+
+
+def unload_model(settings: Settings, request: dict[str, Any]) -> None:
+    with connect(settings) as client:
+        gone = call(client, "POST", "/v1/models/unload", request)
+    console.print(f"{gone['model']} is unloaded")
+
+
+def model_path(model_id: str) -> str:
+    return f"/v1/models/{quote(model_id, safe='')}"
+
+
+def _size(count: int) -> str:
+    value, unit = float(count), "B"
+    for unit in ("B", "KB", "MB", "GB", "TB"):  # noqa: B007  # the last one is what is shown
+        if value < 1000:
+            break
+        value /= 1000
+    return f"{value:.3g} {unit}"
+
+
+def _short(count: int) -> str:
+    value, unit = float(count), ""
+    for unit in ("", "k", "M", "B"):  # noqa: B007
+        if value < 1000:
+            break
+        value /= 1000
+    return f"{value:.3g}{unit}" if count else "-"

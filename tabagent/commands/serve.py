@@ -1,0 +1,224 @@
+"""`tabagent serve`: take the directory and the port, then serve until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from tabagent import __version__, config, logs
+from tabagent.app import Gateway
+from tabagent.catalog.gguf_header import read_gguf_header
+from tabagent.commands.failure import (
+    BAD_CONFIG,
+    DIRECTORY_IN_USE,
+    PORT_TAKEN,
+    CommandFailed,
+)
+from tabagent.config import Settings
+from tabagent.errors import TabAgentError
+from tabagent.runtime import DataDirectory, DirectoryInUse, Running, UnsafeFile
+
+
+def run(flags: dict[str, Any], models: list[str]) -> None:
+    """Serve until SIGINT or SIGTERM. Raises CommandFailed when it cannot start."""
+    files = [Path(name) for name in models if name.endswith(".gguf") or "\\" in name]
+    settings = _settings(flags, models, files)
+    logs.configure(settings.log_level, settings.log_format)
+    _check_exposure(settings)
+    for file in files:
+        _check_model(file)
+    directory = DataDirectory(settings.data_dir)
+    with _taken(directory), _bound(settings) as listener:
+        token = settings.token or _token(directory)
+        gateway = Gateway(settings, token, files=files)
+        gateway.port = listener.getsockname()[1]
+        url = f"http://{_shown_host(settings.host)}:{gateway.port}"
+
+        def ready() -> None:
+            directory.announce(Running(os.getpid(), url, __version__))
+            _greet(url, gateway)
+
+        _serve(gateway, listener, ready)
+
+
+def _settings(flags: dict[str, Any], models: list[str], files: list[Path]) -> Settings:
+    names = [m for m in models if Path(m) not in files]
+    if len(names) > 1 or (names and files and Path(models[0]) in files):
+        raise CommandFailed("--model takes files, or one id of a model as the default", code=2)
+    if names:
+        flags = {**flags, "model": names[0]}
+    elif files:
+        flags = {**flags, "model": f"local/{files[0].stem}"}
+    try:
+        return config.load(**flags)
+    except config.ConfigError as error:
+        raise CommandFailed(
+            str(error), "`tabagent config` lists every setting", BAD_CONFIG
+        ) from error
+
+
+def _check_exposure(settings: Settings) -> None:
+    """Beyond this machine only with a token that the owner chose to set."""
+    try:
+        local = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        local = False
+    if not local and settings.token is None:
+        raise CommandFailed(
+            f"refusing to listen on {settings.host} without a token",
+            "set TABAGENT_TOKEN (16 characters or more) and TABAGENT_AUTH=always, "
+            "or stay on 127.0.0.1",
+            BAD_CONFIG,
+        )
+
+
+def _check_model(file: Path) -> None:
+    try:
+        read_gguf_header(file)
+    except TabAgentError as error:
+        raise CommandFailed(f"{file} cannot be served: {error.detail}", error.advice) from error
+
+
+@contextlib.contextmanager
+def _taken(directory: DataDirectory) -> Iterator[None]:
+    try:
+        directory.take()
+    except DirectoryInUse as error:
+        running = directory.running()
+        raise CommandFailed(
+            str(error),
+            f"it serves at {running.url}" if running else "give this one its own --data-dir",
+            DIRECTORY_IN_USE,
+        ) from error
+    except OSError as error:
+        raise CommandFailed(
+            f"the data directory cannot be used: {error.strerror}", "choose another: --data-dir"
+        ) from error
+    try:
+        yield
+    finally:
+        directory.release()
+
+
+def _token(directory: DataDirectory) -> str:
+    try:
+        return directory.token()
+    except UnsafeFile as error:
+        raise CommandFailed(str(error), code=BAD_CONFIG) from error
+
+
+@contextlib.contextmanager
+def _bound(settings: Settings) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    with listener:
+        if os.name == "posix":  # elsewhere the option lets two servers share one port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+            listener.listen(2048)
+        except PermissionError as error:
+            raise CommandFailed(
+                f"port {settings.port} needs more rights", "choose another: --port 8081"
+            ) from error
+        except OSError as error:
+            raise CommandFailed(
+                f"port {settings.port} is taken{_by_whom(settings.port)}",
+                f"choose another: tabagent serve --port {settings.port + 1}",
+                PORT_TAKEN,
+            ) from error
+        yield listener
+
+
+def _by_whom(port: int) -> str:
+    import psutil
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN
+            if listens and getattr(connection.laddr, "port", None) == port:
+                if connection.pid is None:
+                    return ""
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except psutil.Error:
+        pass  # not ours to see
+    return ""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with our way to start and to stop."""
+
+    def __init__(self, gateway: Gateway, ready: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                gateway.asgi,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                http="httptools",
+                server_header=False,
+                timeout_graceful_shutdown=1,  # the gateway has drained by then
+            )
+        )
+        self._gateway, self._ready = gateway, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # The port stays open meanwhile: who comes now is told that we are leaving.
+        await self._gateway.stop()
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self.force_exit = self._gateway.hurry = True
+        super().handle_exit(sig, frame)
+
+
+def _serve(gateway: Gateway, listener: socket.socket, ready: Callable[[], None]) -> None:
+    server = Server(gateway, ready)
+    # uvicorn raises the signal again once it is done; by then there is nothing left to stop.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(server.serve([listener]))
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _shown_host(host: str) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104  # only shown
+    return f"[{shown}]" if ":" in shown and not shown.startswith("[") else shown
+
+
+def _greet(url: str, gateway: Gateway) -> None:
+    model = gateway.services.models.selected
+    print(
+        f"\n  TabAgent {__version__} listens at {url}\n\n"
+        f"  model   {model} answers requests that name none\n"
+        f"  docs    {url}/swagger-ui/\n"
+        f"  openai  base_url={url}/v1\n"
+        f"  next    tabagent chat\n\n"
+        f"  Ctrl-C stops it.\n",
+        flush=True,
+    )

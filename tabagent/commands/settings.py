@@ -1,0 +1,26 @@
+"""`tabagent config`: every setting, its value, and where that came from."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from tabagent.config import PREFIX, Settings, config_file, source_of
+
+
+def show(settings: Settings) -> None:
+    console = Console()
+    table = Table("setting", "value", "from", box=None)
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if name == "token" and value:
+            value = "(set)"
+        elif value is None:
+            value = "-"
+        elif isinstance(value, list):
+            value = ", ".join(value) or "-"
+        table.add_row(name, str(value), source_of(name, {}))
+    console.print(table)
+    console.print(
+        f"\n[dim]environment: {PREFIX}<NAME>   file: {config_file()}[/dim]", highlight=False
+    )

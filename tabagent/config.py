@@ -1,0 +1,165 @@
+"""Settings: read once, frozen, passed down.
+
+A value comes from, in this order: a command-line flag, `TABAGENT_<NAME>` in the environment, the
+TOML file (`TABAGENT_CONFIG`, else `config.toml` in the user's configuration directory), the default.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+PREFIX = "TABAGENT_"
+
+
+def _split(value: Any) -> Any:
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
+
+
+CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+
+
+def config_file() -> Path:
+    """Where the TOML file is looked for."""
+    named = os.environ.get(PREFIX + "CONFIG")
+    return Path(named) if named else platformdirs.user_config_path("tabagent") / "config.toml"
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; the message names the setting, its source and what it wants."""
+
+
+class Settings(BaseSettings):
+    """Every setting of TabAgent."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("tabagent"),
+        description="Everything TabAgent keeps; made with mode 0700; one server per directory.",
+    )
+    models_dir: Path | None = Field(
+        None, description="Where models are looked for; `models` in the data directory when unset."
+    )
+    model: str | None = Field(
+        None, description="Model for requests that name none; the built-in guide when unset."
+    )
+    auth: Literal["auto", "always"] = Field(
+        "auto",
+        description="`auto`: local programs need no token for USER operations. `always`: all do.",
+    )
+    token: str | None = Field(
+        None,
+        min_length=16,
+        repr=False,
+        description="The owner's token; made and kept in the data directory when unset.",
+    )
+    allowed_hosts: CommaSeparated = Field(
+        [], description="Host names accepted beside 127.0.0.1, localhost and [::1]."
+    )
+    allowed_origins: CommaSeparated = Field(
+        [], description="Origins that may call, such as `chrome-extension://<id>`."
+    )
+    auto_load: bool = Field(True, description="Naming a model loads it.")
+    slots: int = Field(8, ge=1, le=64, description="Sequences that a model decodes together.")
+    n_ctx: int = Field(
+        0,
+        ge=0,
+        description="Context of one sequence in tokens; 0 is the model's own, at most 8192.",
+    )
+    threads: int = Field(0, ge=0, le=512, description="Threads per model; 0 is one per core.")
+    queue_size: int = Field(64, ge=1, description="Requests that may wait for one model.")
+    queue_wait_s: float = Field(60, gt=0, description="Seconds a request may wait for its turn.")
+    generation_s: float = Field(600, gt=0, description="Seconds one generation may take.")
+    stall_s: float = Field(
+        60, gt=0, description="Seconds without a token until a worker is killed."
+    )
+    load_s: float = Field(600, gt=0, description="Seconds a model may take to load.")
+    worker_beat_s: float = Field(
+        2, gt=0, description="Seconds between a worker's heartbeats; three missed end it."
+    )
+    worker_restarts: int = Field(5, ge=0, description="Crashes forgiven in 300 seconds.")
+    body_limit: int = Field(8 * 2**20, ge=1024, description="Largest JSON body in bytes.")
+    write_stall_s: float = Field(30, gt=0, description="Seconds a client may not read its stream.")
+    heartbeat_s: float = Field(
+        10, gt=0, description="Seconds of silence before a stream's comment."
+    )
+    drain_s: float = Field(20, ge=0, description="Seconds running answers get on shutdown.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line written."
+    )
+    log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
+
+    @property
+    def models_path(self) -> Path:
+        return self.models_dir or self.data_dir / "models"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, toml_file=config_file()),
+        )
+
+
+def load(**flags: Any) -> Settings:
+    """The effective settings; flags that are None count as not given. Raises ConfigError."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        where = source_of(name, given)
+        raise ConfigError(f"{name} (from {where}): {first['msg']}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{config_file().name} is not valid TOML: {error}") from error
+    unknown = [
+        key
+        for key in os.environ
+        if key.startswith(PREFIX)
+        and key[len(PREFIX) :].lower() not in Settings.model_fields
+        and key != PREFIX + "CONFIG"
+    ]
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is not a setting; `tabagent config` lists them all")
+    return settings
+
+
+def source_of(name: str, flags: dict[str, Any]) -> str:
+    """Where the effective value of `name` came from, in words a person can act on."""
+    if name in flags:
+        return "flag --" + name.replace("_", "-")
+    variable = PREFIX + name.upper()
+    if any(key.upper() == variable for key in os.environ):
+        return variable
+    file = config_file()
+    if file.is_file() and name in tomllib.loads(file.read_text()):
+        return str(file)
+    return "default"

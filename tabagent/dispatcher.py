@@ -1,0 +1,142 @@
+"""The only door to a handler: authorise, validate, run. Every transport comes through here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from tabagent.errors import (
+    AccessDenied,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    ShuttingDown,
+    TabAgentError,
+    Unauthorized,
+    UnsupportedParameter,
+)
+from tabagent.operation import UNSUPPORTED, Access, Call, Operation, Reply, Request
+
+log = structlog.get_logger(__name__)
+
+Stream = AsyncGenerator[Reply, None]
+WORDS = {"extra_forbidden": "unknown field", "missing": "required"}
+LOCAL = "local"
+"""The caller on this machine that showed no token."""
+
+
+class Dispatcher:
+    """Runs operations by name.
+
+    A failed operation raises a TabAgentError and nothing else: whatever a handler lets escape is
+    logged with the request id and becomes an InternalError that shows that id only.
+    """
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        self.operations = {op.name: op for op in operations}
+        self.draining = False
+        self.active = 0
+
+    async def call(self, route: str, payload: Mapping[str, Any], call: Call) -> Reply | Stream:
+        """Run `route`. A streamed operation returns its events, which the caller must close."""
+        operation = self.operations.get(route)
+        if operation is None:
+            raise NotFound(f"there is no operation named {route!r}")
+        authorise(operation, call)
+        if self.draining and operation.access is not Access.PUBLIC:
+            raise ShuttingDown(retry_after=5)
+        request = validate(operation, payload)
+        work = operation.handler(request, call)
+        if not operation.streams:
+            return await self._guarded(operation, call, work)
+        events = self._watched(operation, call, work)
+        if getattr(request, "stream", False):
+            return events
+        assert operation.collect is not None, "Operation checks this when it is built"
+        async with aclosing(events):
+            return await operation.collect(events)
+
+    async def _guarded(self, operation: Operation, call: Call, work: Any) -> Reply:
+        self.active += 1
+        try:
+            return await work  # type: ignore[no-any-return]  # the handler's reply
+        except Exception as error:
+            raise _typed(error, operation, call) from error
+        finally:
+            self.active -= 1
+
+    async def _watched(self, operation: Operation, call: Call, events: Stream) -> Stream:
+        self.active += 1
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+        except Exception as error:
+            raise _typed(error, operation, call) from error
+        finally:
+            self.active -= 1
+
+
+def authorise(operation: Operation, call: Call) -> None:
+    """Raise Unauthorized without a token, AccessDenied with one that holds too little."""
+    if call.access >= operation.access:
+        return
+    if call.access is Access.PUBLIC or call.caller == LOCAL:
+        raise Unauthorized(f"{operation.name} needs a token")
+    raise AccessDenied(f"{operation.name} needs {operation.access.name} access")
+
+
+def validate(operation: Operation, payload: Mapping[str, Any]) -> Request:
+    """The request as its type. Raises UnsupportedParameter or InvalidRequest with pointers."""
+    try:
+        return operation.request.model_validate(payload)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=True)
+    for fault in faults:
+        if fault["type"] == UNSUPPORTED:
+            name = str(fault["loc"][0])
+            raise UnsupportedParameter(f"{name}: {fault['msg']}", param=name)
+    errors = [
+        {
+            "pointer": _pointer(fault["loc"], payload),
+            "detail": WORDS.get(fault["type"]) or fault["msg"].removeprefix("Value error, "),
+        }
+        for fault in faults
+    ]
+    first = errors[0]
+    raise InvalidRequest(
+        f"{first['pointer'] or 'the request'}: {first['detail']}"
+        + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""),
+        param=first["pointer"].lstrip("/").partition("/")[0] or None,
+        errors=errors,
+    )
+
+
+def _pointer(location: tuple[int | str, ...], payload: Any) -> str:
+    """RFC 6901 pointer of a pydantic location, without the union tags pydantic puts between."""
+    parts: list[str] = []
+    here = payload
+    for step in location:
+        if isinstance(here, Mapping) and isinstance(step, str):
+            if step not in here and step is not location[-1]:
+                continue
+            here = here.get(step)
+        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
+            here = here[step]
+        else:
+            continue
+        parts.append(str(step).replace("~", "~0").replace("/", "~1"))
+    return "".join(f"/{part}" for part in parts)
+
+
+def _typed(error: Exception, operation: Operation, call: Call) -> TabAgentError:
+    if isinstance(error, TabAgentError):
+        return error
+    log.error(
+        "internal_error", operation=operation.name, request_id=call.request_id, exc_info=error
+    )
+    return InternalError(f"internal error {call.request_id}; the server's log has the cause")

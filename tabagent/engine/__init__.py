@@ -1,0 +1,1 @@
+"""The gateway's side of the engines: which worker serves which model."""

@@ -1,0 +1,60 @@
+"""THE TABLE: everything TabAgent can be asked. Routes, messages and OpenAPI are made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tabagent import errors as e
+from tabagent.operation import Access, Operation
+from tabagent.services.chat import Chat, fold_chat
+from tabagent.services.completions import Completions, fold_completion
+from tabagent.services.generation import Generations
+from tabagent.services.models import Models
+from tabagent.services.system import System
+from tabagent.services.text import TextTools
+
+LOADING = (
+    e.ModelNotFound, e.ModelNotLoaded, e.ModelLoading, e.ModelCorrupt, e.UnsupportedModel,
+    e.OutOfMemory, e.WorkerCrashed, e.ModelCrashLoop,
+)  # fmt: skip
+GENERATING = (
+    *LOADING, e.UnsupportedParameter, e.ContextLengthExceeded, e.ChatTemplateRejected,
+    e.WrongModelTask, e.QueueFull, e.QueueTimeout, e.GenerationTimeout,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One of each, built by `app.py`."""
+
+    chat: Chat
+    completions: Completions
+    generation: Generations
+    models: Models
+    text: TextTools
+    system: System
+
+
+def operations(s: Services) -> list[Operation]:
+    """The whole API. Needs no engine and does no I/O."""
+    op, admin, public = Operation, Access.ADMIN, Access.PUBLIC
+    return [
+        op("health", ("GET /health", "GET /v1/health"), s.system.health, access=public),
+        op("system", "GET /v1/system/info", s.system.info),
+        op("routes", "GET /v1/routes", s.system.routes, access=public),
+        # Generation
+        op("chat", "POST /v1/chat/completions", s.chat.create, errors=GENERATING, collect=fold_chat),
+        op("generate", "POST /v1/completions", s.completions.create, errors=GENERATING, collect=fold_completion),
+        op("stop_generation", ("POST /v1/generation/stop", "POST /v1/halt"), s.generation.stop, errors=(e.RequestNotFound,)),
+        op("get_halt_status", "GET /v1/halt", s.generation.status),
+        op("tokenize", "POST /v1/tokenize", s.text.tokenize, errors=LOADING),
+        op("detokenize", "POST /v1/detokenize", s.text.detokenize, errors=LOADING),
+        op("count_tokens", "POST /v1/count-tokens", s.text.count, errors=(*LOADING, e.ChatTemplateRejected)),
+        op("apply_template", "POST /v1/apply-template", s.text.apply_template, errors=(*LOADING, e.ChatTemplateRejected)),
+        # Models
+        op("models", "GET /v1/models", s.models.list),
+        op("get_loaded_models", ("GET /v1/models/loaded", "GET /v1/resources/loaded-models"), s.models.loaded),
+        op("load_model", ("POST /v1/models/load", "POST /v1/load"), s.models.load, access=admin, errors=(*LOADING, e.Conflict)),
+        op("unload_model", ("POST /v1/models/unload", "POST /v1/unload"), s.models.unload, access=admin, errors=(e.ModelNotFound, e.ModelNotLoaded, e.ModelBusy)),
+        op("model_info", "GET /v1/models/{model_id}", s.models.info, errors=(e.ModelNotFound,)),
+    ]  # fmt: skip

@@ -1,0 +1,222 @@
+"""Which models there are, which are loaded, and loading and unloading them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tabagent.catalog.models import BUILTIN, Catalog, Model, Task
+from tabagent.config import Settings
+from tabagent.engine.supervisor import Loaded, State, Supervisor
+from tabagent.errors import problem
+from tabagent.operation import Call, NoParameters, Reply, Request
+from tabagent.parameters import Flag, Whole
+
+
+class Capabilities(Reply):
+    """What a model can be asked for."""
+
+    chat: bool
+    completion: bool
+    embeddings: bool
+
+
+class ModelInfo(Reply):
+    """A model, in OpenAI's list shape and beyond."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="Unix seconds: when the file was written.")
+    owned_by: str
+    format: str
+    task: Task
+    architecture: str
+    quantization: str
+    size_bytes: int
+    parameters: int
+    context_length: int = Field(description="Tokens the model was trained for.")
+    license: str | None
+    capabilities: Capabilities
+    loaded: bool
+    state: State | None
+    selected: bool = Field(description="Answers requests that name no model.")
+    problem: dict[str, Any] | None = Field(description="Why it cannot be loaded, if it cannot.")
+
+
+class ModelList(Reply):
+    """All models, the built-in one first."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+
+
+class ModelName(Request):
+    """A model's id, or its part after the slash where that is clear."""
+
+    model_config = {"json_schema_extra": {"examples": [{"model_id": BUILTIN}]}}
+
+    model_id: str = Field(max_length=200)
+
+
+class LoadRequest(Request):
+    """A model to load, and how."""
+
+    model_config = {"json_schema_extra": {"examples": [{"model": BUILTIN}]}}
+
+    model: str = Field(max_length=200)
+    n_ctx: Whole = Field(
+        0, ge=0, le=2**20, description="Context of one sequence in tokens; 0 lets us choose."
+    )
+    slots: Whole = Field(0, ge=0, le=64, description="Sequences decoded together; 0: the setting.")
+    force_reload: Flag = Field(
+        False, description="Unload it first; its requests end with an error."
+    )
+
+
+class UnloadRequest(Request):
+    """A model to let go."""
+
+    model_config = {"json_schema_extra": {"examples": [{"model": BUILTIN}]}}
+
+    model: str = Field(max_length=200)
+    force: Flag = Field(False, description="Also while it answers; its requests end with an error.")
+
+
+class LoadedInfo(Reply):
+    """A model with a process of its own."""
+
+    model: str
+    state: State
+    progress: float = Field(description="Of the load, 0 to 1.")
+    pid: int | None
+    engine: str | None
+    device: str
+    n_ctx: int = Field(description="Context of one sequence in tokens.")
+    slots: int
+    slots_used: int
+    queue: int = Field(description="Requests waiting for a slot.")
+    resident_bytes: int
+    kv_tokens: int = Field(description="Room all sequences share, in tokens.")
+    threads: int
+    restarts: int
+    loaded_at: datetime | None
+    load_seconds: float
+
+
+class LoadedList(Reply):
+    """Every model that has a process."""
+
+    object: Literal["list"] = "list"
+    data: list[LoadedInfo]
+
+
+class Unloaded(Reply):
+    """The model that was let go."""
+
+    model: str
+    unloaded: Literal[True] = True
+
+
+class Models:
+    """The catalogue as callers see it."""
+
+    def __init__(self, catalog: Catalog, supervisor: Supervisor, settings: Settings) -> None:
+        self._catalog, self._supervisor = catalog, supervisor
+        self.selected = settings.model or BUILTIN
+
+    def resolve(self, name: str | None) -> Model:
+        """The model a request names; the selected one when it names none."""
+        return self._catalog.find(name or self.selected)
+
+    def context_length(self, model: Model) -> int:
+        """Tokens one sequence may have, as loaded now."""
+        entry = self._supervisor.get(model.id)
+        return entry.placement.n_ctx if entry else model.context_length
+
+    async def list(self, request: NoParameters, call: Call) -> ModelList:
+        """List the models on this machine."""
+        models = await asyncio.to_thread(self._catalog.scan)
+        return ModelList(data=[self._info(model) for model in models])
+
+    async def info(self, request: ModelName, call: Call) -> ModelInfo:
+        """Describe one model."""
+        return self._info(await asyncio.to_thread(self._catalog.find, request.model_id))
+
+    async def load(self, request: LoadRequest, call: Call) -> LoadedInfo:
+        """Load a model and wait until it can answer.
+
+        Naming a model in a request loads it too; this is for choosing how, or for doing it early.
+        """
+        model = await asyncio.to_thread(self._catalog.find, request.model)
+        entry = await self._supervisor.load(
+            model, n_ctx=request.n_ctx, slots=request.slots, force_reload=request.force_reload
+        )
+        return _loaded_info(entry)
+
+    async def unload(self, request: UnloadRequest, call: Call) -> Unloaded:
+        """Let a model go and give its memory back."""
+        model = await asyncio.to_thread(self._catalog.find, request.model)
+        await self._supervisor.unload(model.id, force=request.force)
+        return Unloaded(model=model.id)
+
+    async def loaded(self, request: NoParameters, call: Call) -> LoadedList:
+        """List the models that have a process: memory, slots, queue."""
+        return LoadedList(data=[_loaded_info(entry) for entry in self._supervisor.loaded()])
+
+    def _info(self, model: Model) -> ModelInfo:
+        entry = self._supervisor.get(model.id)
+        return ModelInfo(
+            id=model.id,
+            created=model.modified,
+            owned_by=model.id.partition("/")[0],
+            format=model.format,
+            task=model.task,
+            architecture=model.architecture,
+            quantization=model.quantisation,
+            size_bytes=model.size_bytes,
+            parameters=model.parameters,
+            context_length=model.context_length,
+            license=model.license,
+            capabilities=Capabilities(
+                chat=model.task == "chat",
+                completion=model.task in ("chat", "completion"),
+                embeddings=model.task == "embedding",
+            ),
+            loaded=entry is not None and entry.state == "ready",
+            state=entry.state if entry else None,
+            selected=model.id == self.selected,
+            problem=_short(model),
+        )
+
+
+def _short(model: Model) -> dict[str, Any] | None:
+    if model.problem is None:
+        return None
+    document = problem(model.problem, "")
+    return {k: v for k, v in document.items() if k not in ("instance", "error", "retryable")}
+
+
+def _loaded_info(entry: Loaded) -> LoadedInfo:
+    process, placement = entry.process, entry.placement
+    beat = process.beat if process else None
+    return LoadedInfo(
+        model=entry.model.id,
+        state=entry.state,
+        progress=entry.progress,
+        pid=process.pid if process else None,
+        engine=process.engine if process else None,
+        device=entry.facts.get("device", "cpu"),
+        n_ctx=placement.n_ctx,
+        slots=placement.slots,
+        slots_used=beat.slots_used if beat else 0,
+        queue=beat.waiting if beat else 0,
+        resident_bytes=beat.resident_bytes if beat else 0,
+        kv_tokens=placement.kv_tokens,
+        threads=placement.threads,
+        restarts=entry.restarts,
+        loaded_at=datetime.fromtimestamp(entry.loaded_at, UTC) if entry.loaded_at else None,
+        load_seconds=round(entry.load_s, 3),
+    )

@@ -1,0 +1,166 @@
+"""A model's own tokenizer and chat template, without generating anything."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, Strict, model_validator
+
+from tabagent import wire
+from tabagent.catalog.models import Model
+from tabagent.engine.process import WorkerProcess
+from tabagent.operation import Call, Reply, Request
+
+ModelName = Annotated[
+    str | None, Field(max_length=200, description="Model id; the selected model when left out.")
+]
+
+
+class PlainMessage(Request):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class TokenizeRequest(Request):
+    """A text to cut into tokens."""
+
+    model_config = {"json_schema_extra": {"examples": [{"text": "How do I pull a model?"}]}}
+
+    model: ModelName = None
+    text: str
+    add_special: bool = Field(False, description="Add the tokens the model begins and ends with.")
+    parse_special: bool = Field(False, description="Read `<|...|>` as control tokens, not as text.")
+
+
+class Tokens(Reply):
+    """The ids, and the text of each; a token may hold a part of a character, shown as U+FFFD."""
+
+    model: str
+    tokens: list[int]
+    pieces: list[str]
+    count: int
+
+
+class DetokenizeRequest(Request):
+    """Token ids to turn into text."""
+
+    model_config = {"json_schema_extra": {"examples": [{"tokens": [300, 301, 302]}]}}
+
+    model: ModelName = None
+    tokens: list[Annotated[int, Strict(), Field(ge=0)]] = Field(max_length=1_000_000)
+
+
+class Text(Reply):
+    """What the tokens say."""
+
+    model: str
+    text: str
+
+
+class Conversation(Request):
+    """Messages for the chat template."""
+
+    model_config = {
+        "json_schema_extra": {"examples": [{"messages": [{"role": "user", "content": "Hello"}]}]}
+    }
+
+    model: ModelName = None
+    messages: list[PlainMessage] = Field(min_length=1, max_length=512)
+    add_generation_prompt: bool = True
+
+
+class Prompt(Reply):
+    """What the model would read."""
+
+    model: str
+    prompt: str
+    tokens: list[int]
+    count: int
+
+
+class CountRequest(Request):
+    """Either a text or messages."""
+
+    model_config = {"json_schema_extra": {"examples": [{"text": "How do I pull a model?"}]}}
+
+    model: ModelName = None
+    text: str | None = None
+    messages: list[PlainMessage] | None = Field(None, min_length=1, max_length=512)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("give either text or messages")
+        return self
+
+
+class Count(Reply):
+    """How many tokens, and how many the model can hold."""
+
+    model: str
+    count: int
+    context_length: int
+
+
+class TextTools:
+    """`resolve` finds a model by name; `worker` gives the process that runs it."""
+
+    def __init__(
+        self,
+        resolve: Callable[[str | None], Model],
+        worker: Callable[[Model], Awaitable[WorkerProcess]],
+        context_length: Callable[[Model], int],
+    ) -> None:
+        self._resolve, self._worker, self._context = resolve, worker, context_length
+
+    async def tokenize(self, request: TokenizeRequest, call: Call) -> Tokens:
+        """Cut a text into the model's tokens."""
+        model = self._resolve(request.model)
+        answer = await self._ask(
+            model,
+            lambda id_: wire.Tokenize(
+                id_, request.text, request.add_special, request.parse_special
+            ),
+        )
+        return Tokens(model=model.id, count=len(answer["tokens"]), **answer)
+
+    async def detokenize(self, request: DetokenizeRequest, call: Call) -> Text:
+        """Turn token ids back into text."""
+        model = self._resolve(request.model)
+        answer = await self._ask(model, lambda id_: wire.Detokenize(id_, request.tokens))
+        return Text(model=model.id, text=answer["text"])
+
+    async def apply_template(self, request: Conversation, call: Call) -> Prompt:
+        """Show what the chat template makes of a conversation, and its tokens."""
+        model = self._resolve(request.model)
+        answer = await self._render(model, request.messages, request.add_generation_prompt)
+        tokens = answer["tokens"]
+        return Prompt(model=model.id, prompt=answer["text"], tokens=tokens, count=len(tokens))
+
+    async def count(self, request: CountRequest, call: Call) -> Count:
+        """Count the tokens of a text, or of a conversation through the chat template."""
+        model = self._resolve(request.model)
+        if request.messages is not None:
+            answer = await self._render(model, request.messages, True)
+        else:
+            text = request.text or ""
+            answer = await self._ask(model, lambda id_: wire.Tokenize(id_, text))
+        return Count(
+            model=model.id, count=len(answer["tokens"]), context_length=self._context(model)
+        )
+
+    async def _render(
+        self, model: Model, messages: list[PlainMessage], add_generation_prompt: bool
+    ) -> dict[str, Any]:
+        plain = [{"role": m.role, "content": m.content} for m in messages]
+        return await self._ask(
+            model,
+            lambda id_: wire.Render(id_, plain, add_generation_prompt=add_generation_prompt),
+        )
+
+    async def _ask(self, model: Model, build: Callable[[int], wire.Command]) -> dict[str, Any]:
+        worker = await self._worker(model)
+        return await worker.ask(build)

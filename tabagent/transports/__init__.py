@@ -1,0 +1,1 @@
+"""Transports: how a request reaches the dispatcher and a reply gets back."""

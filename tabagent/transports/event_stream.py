@@ -1,0 +1,86 @@
+"""Server-sent events over ASGI, with an end for every case.
+
+Starlette's StreamingResponse never closes a body generator and sends headers before the first
+event; here the first event comes first, so "no such model" is a 404, and closing is `aclosing`'s.
+Source of the format: the HTML standard, "Server-sent events".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from starlette.types import Send
+
+from tabagent.errors import TabAgentError
+from tabagent.operation import Reply
+
+
+class EventStream:
+    """Sends `events`, then `data: [DONE]`.
+
+    A comment is sent after every `heartbeat_s` of silence, also before the first event: by then a
+    browser's service worker would give up on headers that do not come. `fail` turns an error after
+    the headers into the object of `event: error`.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[Reply, None],
+        *,
+        headers: list[tuple[bytes, bytes]],
+        fail: Callable[[TabAgentError], dict[str, Any]],
+        heartbeat_s: float,
+        write_stall_s: float,
+    ) -> None:
+        self._events, self._fail = events, fail
+        self._headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),
+            *headers,
+        ]
+        self._heartbeat_s, self._write_stall_s = heartbeat_s, write_stall_s
+        self._started = False
+        self._last = 0.0
+        self._lock = asyncio.Lock()
+
+    async def run(self, send: Send) -> None:
+        """Send everything. Raises TabAgentError only while no header has been sent."""
+        loop = asyncio.get_running_loop()
+        self._last = loop.time()
+        heart = asyncio.create_task(self._beat(send))
+        try:
+            async with aclosing(self._events) as events:
+                async for event in events:
+                    await self._write(send, b"data: " + event.encode() + b"\n\n")
+            await self._write(send, b"data: [DONE]\n\n", more=False)
+        except TabAgentError as error:
+            if not self._started:
+                raise
+            document = json.dumps(self._fail(error), ensure_ascii=False)
+            await self._write(send, f"event: error\ndata: {document}\n\n".encode(), more=False)
+        finally:
+            heart.cancel()
+
+    async def _beat(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._last + self._heartbeat_s - loop.time())
+            if loop.time() - self._last >= self._heartbeat_s:
+                await self._write(send, b": still here\n\n")
+
+    async def _write(self, send: Send, data: bytes, *, more: bool = True) -> None:
+        async with self._lock:
+            # A client that does not read fills the socket's buffer; then `send` waits for it.
+            async with asyncio.timeout(self._write_stall_s):
+                if not self._started:
+                    self._started = True
+                    await send(
+                        {"type": "http.response.start", "status": 200, "headers": self._headers}
+                    )
+                await send({"type": "http.response.body", "body": data, "more_body": more})
+            self._last = asyncio.get_running_loop().time()

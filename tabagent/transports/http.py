@@ -1,0 +1,195 @@
+"""HTTP: routes made from the table, one merged payload per request, and hang-up as cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from tabagent import errors
+from tabagent.config import Settings
+from tabagent.dispatcher import Dispatcher
+from tabagent.operation import Call, Operation, Reply
+from tabagent.transports.event_stream import EventStream
+from tabagent.transports.gate import CALLER, REQUEST_ID
+from tabagent.transports.problem_response import send_problem
+from tabagent.transports.strict_json import load_object
+
+BODY_S: Final = 60.0  # seconds a body may take, and one more for every 64 KiB
+WATCH_AFTER_S: Final = 0.05  # most calls are over by then and need nobody to watch for a hang-up
+
+
+class PathEndpoint:
+    """The operations of one path, by method: an ASGI app."""
+
+    def __init__(
+        self, operations: dict[str, Operation], dispatcher: Dispatcher, settings: Settings
+    ) -> None:
+        self._operations, self._dispatcher, self._settings = operations, dispatcher, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = scope[REQUEST_ID]
+        identity = [(b"x-request-id", request_id.encode())]
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        operation = self._operations.get(method)
+        if operation is None:
+            allow = (b"allow", ", ".join(self._operations).encode())
+            error = errors.MethodNotAllowed(f"this path answers {', '.join(self._operations)}")
+            await send_problem(send, error, request_id, [allow])
+            return
+        caller = scope[CALLER]
+        call = Call(request_id, caller.access, caller.name, "http")
+        try:
+            payload = await self._payload(scope, receive)
+            async with until_hang_up(receive):
+                reply = await self._dispatcher.call(operation.name, payload, call)
+                if isinstance(reply, Reply):
+                    await _send_json(send, reply, identity)
+                else:
+                    await EventStream(
+                        reply,
+                        headers=identity,
+                        fail=lambda error: errors.problem(error, request_id),
+                        heartbeat_s=self._settings.heartbeat_s,
+                        write_stall_s=self._settings.write_stall_s,
+                    ).run(send)
+        except errors.TabAgentError as error:
+            await send_problem(send, error, request_id, [])
+
+    async def _payload(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+        """Path, query and body as one object; a name given twice is refused."""
+        request = HttpRequest(scope)
+        payload: dict[str, Any] = {}
+        body = await read_body(receive, request, self._settings.body_limit)
+        parts: list[Iterable[tuple[str, Any]]] = [
+            load_object(body).items() if body else (),
+            request.query_params.multi_items(),
+            request.path_params.items(),
+        ]
+        for part in parts:
+            for name, value in part:
+                if name in payload:
+                    raise errors.InvalidRequest(
+                        f"{name} is given twice",
+                        param=name,
+                        errors=[{"pointer": f"/{name}", "detail": "given twice"}],
+                    )
+                payload[name] = value
+        return payload
+
+
+async def read_body(receive: Receive, request: HttpRequest, limit: int) -> bytes:
+    """The whole body. Raises PayloadTooLarge as soon as it must be, RequestTimeout when too slow."""
+    declared = request.headers.get("content-length", "0")
+    too_large = errors.PayloadTooLarge(f"the limit is {limit} bytes", limit_bytes=limit)
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_S + limit / 65536):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise errors.RequestTimeout("the client left before its body ended")
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > limit:
+                    raise too_large
+                chunks.append(chunk)
+                if not message.get("more_body"):
+                    return b"".join(chunks)
+    except TimeoutError:
+        raise errors.RequestTimeout("the body took too long to arrive") from None
+
+
+@asynccontextmanager
+async def until_hang_up(receive: Receive) -> AsyncGenerator[None, None]:
+    """Cancel the body of the `async with` when the client hangs up, and swallow that.
+
+    Starlette does this for streams only; a plain call that still waits for a model has to end too.
+    """
+    me = asyncio.current_task()
+    assert me is not None
+    gone = False
+    watcher: asyncio.Task[None] | None = None
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        me.cancel()
+
+    def start() -> None:
+        nonlocal watcher
+        watcher = asyncio.create_task(watch())
+
+    timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, start)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        me.uncancel()
+    finally:
+        timer.cancel()
+        if watcher:
+            watcher.cancel()
+
+
+async def _send_json(send: Send, reply: Reply, extra: list[tuple[bytes, bytes]]) -> None:
+    body = reply.encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        *extra,
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def operation_routes(dispatcher: Dispatcher, settings: Settings) -> list[BaseRoute]:
+    """One route per path of the table, in the table's order."""
+    paths: dict[str, dict[str, Operation]] = {}
+    for operation in dispatcher.operations.values():
+        for method, path in operation.routes:
+            paths.setdefault(path, {})[method] = operation
+    # Ids hold slashes, which servers hand over decoded: a parameter takes the rest of the path.
+    return [
+        Route(
+            re.sub(r"\{(\w+)\}", r"{\1:path}", path), PathEndpoint(by_method, dispatcher, settings)
+        )
+        for path, by_method in paths.items()
+    ]
+
+
+def build(routes: list[BaseRoute]) -> Starlette:
+    """The application behind the gate; what it has no route for is a problem, not a page."""
+
+    async def no_route(request: HttpRequest, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        found = errors.MethodNotAllowed if error.status_code == 405 else errors.NotFound
+        return ProblemResponse(found())
+
+    return Starlette(routes=routes, exception_handlers={HTTPException: no_route})
+
+
+class ProblemResponse(Response):
+    """An error as a Starlette response."""
+
+    def __init__(self, error: errors.TabAgentError) -> None:
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_problem(send, self._error, scope[REQUEST_ID], [])

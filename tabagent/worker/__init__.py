@@ -1,0 +1,1 @@
+"""The child's side: one process per loaded model."""

@@ -1,0 +1,8 @@
+"""`python -m tabagent.worker BACKEND BEAT_SECONDS`, started by the gateway."""
+
+import sys
+
+from tabagent.worker.main import run
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1], float(sys.argv[2])))

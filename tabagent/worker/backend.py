@@ -1,0 +1,59 @@
+"""The contract between a worker and the engine in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tabagent import wire
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the heartbeat tells."""
+
+    slots_used: int
+    waiting: int
+    steps: int
+
+
+class Backend(Protocol):
+    """One model in one engine.
+
+    `prepare` and `ask` may run on several threads at once, beside a step. Everything else runs on
+    one thread, the engine's. Errors meant for the caller are TabAgentErrors; anything else ends
+    the process, and the supervisor starts another.
+    """
+
+    @property
+    def engine(self) -> str:
+        """Name and version of the engine; known before a model is."""
+
+    def load(self, command: wire.Load, progress: Callable[[float], None]) -> dict[str, Any]:
+        """Load the model; returns facts about it."""
+
+    def ask(self, command: wire.Render | wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
+        """Answer something that needs the vocabulary or the template only."""
+
+    def prepare(self, command: wire.Generate) -> Any:
+        """Everything about a request that needs no slot: render, tokenise, refuse."""
+
+    def submit(self, command: wire.Generate, prepared: Any) -> None:
+        """Queue a prepared request."""
+
+    def cancel(self, id: int, *, halt: bool) -> wire.Finished | None:
+        """Free the request's slot now; with `halt` returns how it ended."""
+
+    def step(self) -> list[wire.Event]:
+        """One step of work for every running request, and what came of it."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has anything to do."""
+
+    def counts(self) -> Counts:
+        """Read from other threads."""
+
+    def close(self) -> None:
+        """Give everything back."""

@@ -1,0 +1,199 @@
+"""The worker process: reads commands, drives one backend, answers.
+
+Four kinds of thread: the main one reads, two prepare requests, one owns the engine, one sends the
+heartbeat. The gateway's death ends the process: the pipe closes, and on Linux the kernel says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import psutil
+
+from tabagent import wire
+from tabagent.errors import TabAgentError
+from tabagent.frames import FrameDecoder, encode
+from tabagent.worker.backend import Backend
+
+BACKENDS: Final = {
+    "gguf": ("tabagent.worker.gguf.engine", "GgufBackend"),
+    "fake": ("tabagent.worker.fake", "FakeBackend"),
+}
+CRASH: Final = 70  # EX_SOFTWARE
+
+
+def run(backend: str, beat_s: float) -> int:
+    """Serve one backend until told to leave; the exit code."""
+    source, sink = _take_pipes()
+    _die_with_parent()
+    module, name = BACKENDS[backend]
+    worker = Worker(getattr(importlib.import_module(module), name)(), source, sink)
+    return worker.serve(beat_s)
+
+
+def _take_pipes() -> tuple[int, int]:
+    """Keep stdin and stdout for ourselves before any engine can print into them."""
+    source, sink = os.dup(0), os.dup(1)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    return source, sink
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        parent = os.getppid()
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(CRASH)
+
+
+class Worker:
+    """Moves commands to a backend and events back."""
+
+    def __init__(self, backend: Backend, source: int, sink: int) -> None:
+        self._backend = backend
+        self._source, self._sink = source, sink
+        self._write_lock = threading.Lock()
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="prepare")
+        self._preparing: set[int] = set()  # generations on their way to the engine thread
+        self._process = psutil.Process()
+        self._leave = threading.Event()
+
+    def serve(self, beat_s: float) -> int:
+        self._send(wire.Hello(pid=os.getpid(), protocol=wire.PROTOCOL, engine=self._backend.engine))
+        threading.Thread(target=self._beat_forever, args=(beat_s,), daemon=True).start()
+        engine = threading.Thread(target=self._drive, name="engine", daemon=True)
+        engine.start()
+        decoder = FrameDecoder()
+        while data := os.read(self._source, 1 << 16):
+            for body in decoder.feed(data):
+                self._hear(wire.decode_command(body))
+            if self._leave.is_set():
+                break
+        # The gateway is gone or has said so: nobody waits for an answer any more.
+        self._leave.set()
+        self._inbox.put(None)
+        engine.join(timeout=5)
+        return 0
+
+    # ---- commands -------------------------------------------------------------------------------
+    def _hear(self, command: wire.Command) -> None:
+        match command:
+            case wire.Load():
+                self._inbox.put(lambda: self._answer(command.id, lambda: self._load(command)))
+            case wire.Generate():
+                self._preparing.add(command.id)
+                self._pool.submit(self._prepare, command)
+            case wire.Cancel():
+                self._inbox.put(lambda: self._cancel(command))
+            case wire.Shutdown():
+                self._leave.set()
+            case _:
+                self._pool.submit(self._answer, command.id, lambda: self._backend.ask(command))
+
+    def _load(self, command: wire.Load) -> dict[str, Any]:
+        return self._backend.load(
+            command, lambda fraction: self._send(wire.Progress(command.id, fraction))
+        )
+
+    def _prepare(self, command: wire.Generate) -> None:
+        with self._answering(command.id):
+            prepared = self._backend.prepare(command)
+            self._inbox.put(lambda: self._submit(command, prepared))
+
+    def _submit(self, command: wire.Generate, prepared: Any) -> None:
+        if command.id in self._preparing:  # else it was cancelled meanwhile
+            self._preparing.discard(command.id)
+            with self._answering(command.id):
+                self._backend.submit(command, prepared)
+
+    def _cancel(self, command: wire.Cancel) -> None:
+        if command.id in self._preparing:
+            self._preparing.discard(command.id)
+            if command.halt:
+                self._send(wire.Finished(command.id, "stop", "halted", wire.Usage(0, 0)))
+        elif (end := self._backend.cancel(command.id, halt=command.halt)) is not None:
+            self._send(end)
+        self._beat()
+
+    def _answer(self, id_: int, work: Callable[[], dict[str, Any]]) -> None:
+        with self._answering(id_):
+            self._send(wire.Done(id_, work()))
+
+    @contextlib.contextmanager
+    def _answering(self, id_: int) -> Any:
+        """Errors become the command's answer; what is no TabAgentError ends the process."""
+        try:
+            yield
+        except TabAgentError as error:
+            self._send(wire.Failed(id_, error.slug, error.detail, error.members))
+        except BaseException:
+            _crash()
+
+    # ---- the engine's thread --------------------------------------------------------------------
+    def _drive(self) -> None:
+        backend = self._backend
+        try:
+            while not self._leave.is_set():
+                self._run_inbox(wait=not backend.busy)
+                if backend.busy and not self._leave.is_set():
+                    before = backend.counts().slots_used
+                    self._send(*backend.step())
+                    if backend.counts().slots_used != before:
+                        self._beat()
+            backend.close()
+        except BaseException:
+            _crash()
+
+    def _run_inbox(self, *, wait: bool) -> None:
+        with contextlib.suppress(queue.Empty):
+            while (job := self._inbox.get(block=wait)) is not None:
+                job()
+                wait = False
+
+    # ---- events ---------------------------------------------------------------------------------
+    def _beat_forever(self, beat_s: float) -> None:
+        while not self._leave.wait(beat_s):
+            self._beat()
+
+    def _beat(self) -> None:
+        counts = self._backend.counts()
+        self._send(
+            wire.Beat(
+                resident_bytes=self._process.memory_info().rss,
+                slots_used=counts.slots_used,
+                waiting=counts.waiting,
+                steps=counts.steps,
+            )
+        )
+
+    def _send(self, *events: wire.Event) -> None:
+        """Write the events' frames with one call where the pipe has room."""
+        data = memoryview(b"".join(encode(wire.encode(event)) for event in events))
+        try:
+            with self._write_lock:
+                while data:
+                    data = data[os.write(self._sink, data) :]
+        except BrokenPipeError:
+            self._leave.set()  # the gateway is gone; the reader sees it too
+
+
+def _crash() -> None:
+    """Say why and go: a worker in doubt serves nobody, a new one does."""
+    traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(CRASH)
