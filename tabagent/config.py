@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     )
     worker_restarts: int = Field(5, ge=0, description="Crashes forgiven in 300 seconds.")
     body_limit: int = Field(8 * 2**20, ge=1024, description="Largest JSON body in bytes.")
+    body_s: float = Field(
+        60, gt=0, description="Seconds a body may take to arrive, and one more per 64 KiB of it."
+    )
     write_stall_s: float = Field(30, gt=0, description="Seconds a client may not read its stream.")
     heartbeat_s: float = Field(
         10, gt=0, description="Seconds of silence before a stream's comment."

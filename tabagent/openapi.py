@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Final
 
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 
 from tabagent import __version__, errors
 from tabagent.operation import Access, Operation
@@ -20,6 +20,13 @@ ALWAYS: Final = (
 )  # fmt: skip
 REFUSALS: Final = (errors.Unauthorized, errors.AccessDenied, errors.ShuttingDown)
 REF: Final = "#/components/schemas/{model}"
+BODILESS: Final = ("GET", "DELETE")  # their parameters stand in the path and the query
+SECURITY: Final[dict[Access, list[dict[str, list[str]]]]] = {
+    Access.PUBLIC: [],
+    Access.USER: [{}, {"token": []}],
+    Access.ADMIN: [{"token": []}],
+}
+NEEDS_OWNER: Final = "Needs the owner's token."
 
 INTRODUCTION: Final = """\
 One local server for chat, text generation and more, on models that run on your own hardware.
@@ -32,8 +39,11 @@ operations without a token. ADMIN operations need the owner's: run `tabagent tok
 **Honour or refuse.** A parameter is applied or answered with an error naming it. Fields marked as
 having no meaning on a local server are accepted; any other unknown field is refused.
 
-**Errors** are problem details (RFC 9457) with OpenAI's `error` member beside them. Their `type`
-leads to a page that says what to do.
+**Errors** are [problem details](/problems/) (RFC 9457) with OpenAI's `error` member beside them.
+Their `type` leads to a page that says what to do.
+
+**Ids.** Every reply carries `X-Request-Id`, which a request may choose itself by sending a UUID.
+The name at the right of an operation is its `route` on the transports that send messages.
 """
 
 PROBLEM: Final[dict[str, Any]] = {
@@ -63,6 +73,13 @@ PROBLEM: Final[dict[str, Any]] = {
 }
 
 
+class _AsWritten(GenerateJsonSchema):
+    """Keeps the order in which fields and examples were written: `messages` before `stream`."""
+
+    def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:
+        return value
+
+
 def document(operations: Iterable[Operation]) -> dict[str, Any]:
     """The OpenAPI document of `operations`."""
     table = list(operations)
@@ -74,7 +91,11 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
         )
         if model is not None
     }  # fmt: skip
-    refs, definitions = models_json_schema(list(types), ref_template=REF)  # type: ignore[arg-type]  # modes are literals
+    refs, definitions = models_json_schema(
+        list(types),  # type: ignore[arg-type]  # modes are literals
+        ref_template=REF,
+        schema_generator=_AsWritten,
+    )
     schemas: dict[str, Any] = {**definitions.get("$defs", {}), "Problem": PROBLEM}
     paths: dict[str, Any] = {}
     for op in table:
@@ -82,8 +103,7 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
             entry = _operation(op, method, path, refs, schemas)
             if position:
                 entry["operationId"] += f"_{position + 1}"
-                entry["description"] = f"Alias of `{op.routes[0][1]}`."
-                entry["deprecated"] = False
+                entry["description"] = f"Alias of `{' '.join(op.routes[0])}`."
             paths.setdefault(path, {})[method.lower()] = entry
     return {
         "openapi": "3.1.0",
@@ -93,8 +113,9 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
             "description": INTRODUCTION,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "servers": [{"url": "/", "description": "This server"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(op.tag for op in table)],
+        "tags": list(
+            {op.tag: {"name": op.tag, "description": _domain(op)} for op in table}.values()
+        ),
         "paths": paths,
         "components": {
             "schemas": schemas,
@@ -109,41 +130,63 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
     }
 
 
+def _domain(op: Operation) -> str:
+    """What the service's module says of itself, in its first paragraph."""
+    about = inspect.getdoc(inspect.getmodule(op.handler)) or op.tag
+    return " ".join(about.partition("\n\n")[0].split())
+
+
 def _operation(
     op: Operation, method: str, path: str, refs: Any, schemas: dict[str, Any]
 ) -> dict[str, Any]:
     request = refs[op.request, "validation"]
     schema = schemas[request["$ref"].rpartition("/")[2]]
+    properties: dict[str, Any] = schema.get("properties", {})
+    required: list[str] = schema.get("required", [])
+    example = (schema.get("examples") or [{}])[0]
     in_path = re.findall(r"{(\w+)}", path)
+    in_query = [n for n in properties if n not in in_path] if method in BODILESS else []
     entry: dict[str, Any] = {
         "operationId": op.name,
         "summary": op.summary,
-        "description": op.description,
+        "description": "\n\n".join(
+            part
+            for part in (op.description, NEEDS_OWNER if op.access is Access.ADMIN else "")
+            if part
+        ),
         "tags": [op.tag],
-        "security": [{"token": []}] if op.access is Access.ADMIN else [{}, {"token": []}],
-        "parameters": [],
+        "security": SECURITY[op.access],
+        "parameters": [
+            {
+                "name": name,
+                "in": "path" if name in in_path else "query",
+                "required": name in in_path or name in required,
+                **{k: v for k, v in properties[name].items() if k == "description"},
+                "schema": {k: v for k, v in properties[name].items() if k != "description"},
+                **({"example": example[name]} if name in example else {}),
+            }
+            for name in (*in_path, *in_query)
+        ],
         "responses": _responses(op, refs),
         "x-access": op.access.name.lower(),
     }
-    properties: dict[str, Any] = schema.get("properties", {})
-    example = (schema.get("examples") or [{}])[0]
-    for name, about in properties.items():
-        if name in in_path or method in ("GET", "DELETE"):
-            parameter = {
-                "name": name,
-                "in": "path" if name in in_path else "query",
-                "required": name in in_path or name in schema.get("required", ()),
-                "schema": {k: v for k, v in about.items() if k != "description"},
+    if method not in BODILESS:
+        if in_path:  # the body holds the rest
+            request = {
+                **{k: v for k, v in schema.items() if k != "examples"},
+                "properties": {k: v for k, v in properties.items() if k not in in_path},
+                "required": [name for name in required if name not in in_path],
             }
-            if name in example:
-                parameter["example"] = example[name]
-            entry["parameters"].append(parameter)
-    if method not in ("GET", "DELETE"):
         entry["requestBody"] = {
-            "required": bool(schema.get("required")),
-            "content": {"application/json": {"schema": request, "example": example}},
+            "required": any(name not in in_path for name in required),
+            "content": {
+                "application/json": {
+                    "schema": request,
+                    "example": {k: v for k, v in example.items() if k not in in_path},
+                }
+            },
         }
-    return entry
+    return {key: value for key, value in entry.items() if value != ""}
 
 
 def _responses(op: Operation, refs: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from tabagent import logs
 from tabagent.catalog.models import BUILTIN
 from tests.live import LiveServer, fake_model
 
-
 logs.configure("warning", "console")
 
 

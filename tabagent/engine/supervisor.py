@@ -99,10 +99,9 @@ class Supervisor:
         entry = self._loaded.get(model_id)
         if entry is None:
             raise errors.ModelNotLoaded(f"{model_id} is not loaded", load_hint="")
-        if not force and entry.process and entry.process.in_flight:
-            raise errors.ModelBusy(
-                f"{model_id} is answering {entry.process.in_flight} request(s)", retry_after=5
-            )
+        answering = entry.state == "ready" and entry.process and entry.process.in_flight
+        if answering and not force:
+            raise errors.ModelBusy(f"{model_id} is answering {answering} request(s)", retry_after=5)
         del self._loaded[model_id]
         await self._end(entry)
 

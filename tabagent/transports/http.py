@@ -24,7 +24,6 @@ from tabagent.transports.gate import CALLER, REQUEST_ID
 from tabagent.transports.problem_response import send_problem
 from tabagent.transports.strict_json import load_object
 
-BODY_S: Final = 60.0  # seconds a body may take, and one more for every 64 KiB
 WATCH_AFTER_S: Final = 0.05  # most calls are over by then and need nobody to watch for a hang-up
 
 
@@ -69,7 +68,7 @@ class PathEndpoint:
         """Path, query and body as one object; a name given twice is refused."""
         request = HttpRequest(scope)
         payload: dict[str, Any] = {}
-        body = await read_body(receive, request, self._settings.body_limit)
+        body = await read_body(receive, request, self._settings)
         parts: list[Iterable[tuple[str, Any]]] = [
             load_object(body).items() if body else (),
             request.query_params.multi_items(),
@@ -87,16 +86,18 @@ class PathEndpoint:
         return payload
 
 
-async def read_body(receive: Receive, request: HttpRequest, limit: int) -> bytes:
+async def read_body(receive: Receive, request: HttpRequest, settings: Settings) -> bytes:
     """The whole body. Raises PayloadTooLarge as soon as it must be, RequestTimeout when too slow."""
+    limit = settings.body_limit
     declared = request.headers.get("content-length", "0")
     too_large = errors.PayloadTooLarge(f"the limit is {limit} bytes", limit_bytes=limit)
-    if declared.isdigit() and int(declared) > limit:
+    expected = int(declared) if declared.isdigit() else 0
+    if expected > limit:
         raise too_large
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_S + limit / 65536):
+        async with asyncio.timeout(settings.body_s + expected / 65536):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":

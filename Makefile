@@ -1,0 +1,58 @@
+# Two commands are enough: `make run` and `make test`. Both set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# llama.cpp compiles for a few minutes, once; its build tools come as packages too.
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+
+.PHONY: run test check bench format openapi readme clean
+
+run: $(VENV)/.installed
+	$(BIN)/tabagent serve
+
+test: $(VENV)/.tests
+	@sh scripts/install_browser.sh
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: $(VENV)/.tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/tabagent openapi --check openapi/openapi.json
+	$(BIN)/python -m scripts.readme --check
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.start
+
+format: $(VENV)/.tests
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+openapi: $(VENV)/.installed
+	$(BIN)/tabagent openapi --output openapi/openapi.json
+
+readme: $(VENV)/.installed
+	$(BIN)/python -m scripts.readme
+
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit("TabAgent needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing; the first time, llama.cpp is compiled, which takes a few minutes."
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.installed
+	$(PIP) -c constraints.txt -e '.[test,check]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""How things in this repository are made."""

@@ -1,0 +1,73 @@
+"""Settings, and where each came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tabagent.config import ConfigError, Settings, config_file, load, source_of
+
+
+def write(text: str) -> None:
+    config_file().parent.mkdir(parents=True, exist_ok=True)
+    config_file().write_text(text)
+
+
+def test_a_flag_beats_the_environment_beats_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (load().port, source_of("port", {})) == (8080, "default")
+    write("port = 9001\nslots = 3\n")
+    assert (load().port, source_of("port", {})) == (9001, str(config_file()))
+    monkeypatch.setenv("TABAGENT_PORT", "9002")
+    assert (load().port, source_of("port", {})) == (9002, "TABAGENT_PORT")
+    assert load(port=9003).port == 9003
+    assert source_of("port", {"port": 9003}) == "flag --port"
+    assert load(port=None).slots == 3
+
+
+def test_the_file_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('allowed_hosts = ["a", "b"]')
+    monkeypatch.setenv("TABAGENT_CONFIG", str(tmp_path / "mine.toml"))
+    assert load().allowed_hosts == ["a", "b"]
+
+
+def test_lists_in_the_environment_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TABAGENT_ALLOWED_HOSTS", "a.example, b.example")
+    assert load().allowed_hosts == ["a.example", "b.example"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("TABAGENT_PORT", "99999", "port (from TABAGENT_PORT)"),
+        ("TABAGENT_PORT", "many", "port (from TABAGENT_PORT)"),
+        ("TABAGENT_AUTH", "never", "auth (from TABAGENT_AUTH)"),
+        ("TABAGENT_TOKEN", "short", "token (from TABAGENT_TOKEN)"),
+        ("TABAGENT_PROT", "9000", "TABAGENT_PROT is not a setting"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_source(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        load()
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["port = ", "prot = 1"])
+def test_a_bad_file_is_refused(text: str) -> None:
+    write(text)
+    with pytest.raises(ConfigError):
+        load()
+
+
+def test_settings_are_frozen_and_hide_the_token() -> None:
+    settings = load(token="a secret of some length")
+    assert "a secret" not in repr(settings)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1  # type: ignore[misc]
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in Settings.model_fields.values())

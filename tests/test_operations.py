@@ -1,0 +1,161 @@
+"""The table, held row by row."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import pytest
+
+from tabagent.errors import CATALOGUE
+from tabagent.operation import Access, Call, NoParameters, Operation, Reply
+from tests.live import FAKE, TOKEN, LiveServer, fake_model
+
+# Existing extensions call these: they stay exactly as they are.
+KEPT = {
+    "chat": "POST /v1/chat/completions",
+    "generate": "POST /v1/completions",
+    "stop_generation": "POST /v1/generation/stop",
+    "get_halt_status": "GET /v1/halt",
+    "models": "GET /v1/models",
+    "model_info": "GET /v1/models/{model_id}",
+    "load_model": "POST /v1/models/load",
+    "unload_model": "POST /v1/models/unload",
+    "get_loaded_models": "GET /v1/models/loaded",
+    "health": "GET /health",
+    "system": "GET /v1/system/info",
+    "routes": "GET /v1/routes",
+}
+GOOD: dict[str, dict[str, Any]] = {
+    "chat": {"model": FAKE, "messages": [{"role": "user", "content": "3"}]},
+    "generate": {"model": FAKE, "prompt": "3"},
+    "tokenize": {"model": FAKE, "text": "abc"},
+    "detokenize": {"model": FAKE, "tokens": [97, 98]},
+    "count_tokens": {"model": FAKE, "text": "abc"},
+    "apply_template": {"model": FAKE, "messages": [{"role": "user", "content": "abc"}]},
+    "load_model": {"model": FAKE},
+    "unload_model": {"model": FAKE},
+    "model_info": {"model_id": FAKE},
+}
+
+
+def table(server: LiveServer) -> list[Operation]:
+    return list(server.gateway.dispatcher.operations.values())
+
+
+def send(server: LiveServer, op: Operation, payload: dict[str, Any], *, owner: bool = True) -> Any:
+    client = server.owner if owner else server.client
+    method, path = op.routes[0]
+    rest = dict(payload)
+    path = re.sub(r"{(\w+)}", lambda found: str(rest.pop(found[1], "none")), path)
+    if method == "GET":
+        return client.get(path, params=rest)
+    return client.request(method, path, json=rest)
+
+
+def test_the_names_and_paths_that_extensions_call_are_kept(counter: LiveServer) -> None:
+    rows = {op.name: " ".join(op.routes[0]) for op in table(counter)}
+    assert {name: rows.get(name) for name in KEPT} == KEPT
+
+
+def test_every_operation_is_documented_and_has_its_own_path(counter: LiveServer) -> None:
+    seen: set[tuple[str, str]] = set()
+    for op in table(counter):
+        assert inspect.getdoc(op.handler), op.name
+        assert op.summary.endswith("."), op.name
+        assert inspect.getdoc(op.request) and inspect.getdoc(op.reply), op.name
+        assert not seen & set(op.routes), op.name
+        seen |= set(op.routes)
+        assert all(error.slug in CATALOGUE for error in op.errors)
+
+
+def test_every_operation_answers_over_http(tmp_path: Any) -> None:
+    with LiveServer(tmp_path, extra=[fake_model()]) as server:
+        for op in table(server):
+            response = send(server, op, GOOD.get(op.name, {}))
+            assert response.status_code == 200, (op.name, response.text)
+            op.reply.model_validate(response.json())
+            for method, path in op.routes[1:]:
+                if "{" not in path and op.name != "unload_model":
+                    again = server.owner.request(
+                        method, path, json=GOOD.get(op.name, {}) if method == "POST" else None
+                    )
+                    assert again.status_code == 200, (op.name, path, again.text)
+
+
+def test_admin_operations_want_the_owners_token(counter: LiveServer) -> None:
+    for op in table(counter):
+        response = send(counter, op, GOOD.get(op.name, {}), owner=False)
+        expected = 401 if op.access is Access.ADMIN else 200
+        assert response.status_code == expected, (op.name, response.text)
+
+
+def test_without_a_token_only_public_operations_answer_when_all_need_one(tmp_path: Any) -> None:
+    with LiveServer(tmp_path, extra=[fake_model()], auth="always") as server:
+        for op in table(server):
+            response = send(server, op, GOOD.get(op.name, {}), owner=False)
+            if op.access is Access.PUBLIC:
+                assert response.status_code == 200
+            else:
+                assert response.status_code == 401, op.name
+                assert response.headers["www-authenticate"] == "Bearer"
+                assert response.json()["code"] == "unauthorized"
+        wrong = server.client.get("/v1/models", headers={"Authorization": "Bearer " + "x" * 32})
+        assert wrong.status_code == 401
+        right = server.client.get("/v1/models", headers={"Authorization": f"bearer {TOKEN}"})
+        assert right.status_code == 200
+
+
+@pytest.mark.parametrize("nonsense", [{"nobody_knows": 1}, {"model": 7, "messages": 1, "text": {}}])
+def test_every_operation_refuses_nonsense(counter: LiveServer, nonsense: dict[str, Any]) -> None:
+    for op in table(counter):
+        response = send(counter, op, nonsense)
+        assert 400 <= response.status_code < 500, (op.name, response.text)
+        body = response.json()
+        assert body["code"] in ("invalid-request", "model-not-found"), op.name
+        assert body["error"]["message"] == body["detail"]
+        if body["code"] == "invalid-request":
+            assert all(entry["pointer"].startswith("/") for entry in body["errors"]), op.name
+
+
+def test_routes_lists_the_whole_table(counter: LiveServer) -> None:
+    rows = counter.client.get("/v1/routes").json()["routes"]
+    assert {(r["route"], r["method"], r["path"]) for r in rows} == {
+        (op.name, method, path) for op in table(counter) for method, path in op.routes
+    }
+    assert {r["route"] for r in rows if r["streams"]} == {"chat", "generate"}
+
+
+class Thing(Reply):
+    """A reply."""
+
+    n: int
+
+
+async def plain(request: NoParameters, call: Call) -> Thing:
+    """Say nothing."""
+    return Thing(n=1)
+
+
+async def streamed(request: NoParameters, call: Call) -> AsyncGenerator[Thing, None]:
+    """Say nothing, often."""
+    yield Thing(n=1)
+
+
+async def fold(things: AsyncIterator[Thing]) -> Thing:
+    return [thing async for thing in things][-1]
+
+
+def test_types_are_read_from_the_signature() -> None:
+    row = Operation("x", "GET /x", streamed, collect=fold)
+    assert (row.request, row.event, row.reply) == (NoParameters, Thing, Thing)
+    assert row.streams
+
+
+def test_a_stream_without_a_fold_is_refused_when_the_table_is_built() -> None:
+    with pytest.raises(TypeError, match="collect"):
+        Operation("x", "GET /x", streamed)
+    with pytest.raises(TypeError, match="collect"):
+        Operation("x", "GET /x", plain, collect=fold)
