@@ -84,7 +84,7 @@ def main() -> None:
         ("resident, nothing loaded", [h[1] for h in health], TARGETS["resident"], "MB"),
         ("start to first token", tokens, TARGETS["token"], "s"),
     )
-    table = Table("what", "median", "worst", "target", "", box=None)
+    table = Table("what", "median", "worst", "target", "", box=None, pad_edge=False)
     for name, values, target, unit in rows:
         median = statistics.median(values)
         table.add_row(

@@ -16,9 +16,9 @@ from tabagent.operation import Access, Operation
 ALWAYS: Final = (
     errors.MalformedRequest, errors.InvalidRequest, errors.PayloadTooLarge,
     errors.UnsupportedMediaType, errors.RequestTimeout, errors.HostNotAllowed,
-    errors.OriginNotAllowed, errors.InternalError,
+    errors.OriginNotAllowed, errors.Unauthorized, errors.InternalError,
 )  # fmt: skip
-REFUSALS: Final = (errors.Unauthorized, errors.AccessDenied, errors.ShuttingDown)
+REFUSALS: Final = (errors.AccessDenied, errors.ShuttingDown)
 REF: Final = "#/components/schemas/{model}"
 BODILESS: Final = ("GET", "DELETE")  # their parameters stand in the path and the query
 SECURITY: Final[dict[Access, list[dict[str, list[str]]]]] = {

@@ -94,7 +94,7 @@ class Cancel(_Message):
 
 
 class Shutdown(_Message):
-    """Leave once everything said so far is done."""
+    """Leave now; what still runs is dropped."""
 
 
 # ---- worker -> gateway --------------------------------------------------------------------------

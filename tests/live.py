@@ -46,13 +46,13 @@ class LiveServer:
     """The gateway in a thread. Use as a context manager."""
 
     def __init__(self, data_dir: Path, *, extra: Iterable[Model] = (), **settings: Any) -> None:
-        settings = {
+        values: dict[str, Any] = {
             "port": 0,
             "data_dir": data_dir,
             "drain_s": 0.5,
             "worker_beat_s": 0.5,
         } | settings
-        self.settings = Settings(**settings)
+        self.settings = Settings(**values)
         self.gateway = Gateway(self.settings, TOKEN, extra=extra)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()

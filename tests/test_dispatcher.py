@@ -142,10 +142,14 @@ async def test_an_internal_error_shows_its_id_and_nothing_else(
     door: Dispatcher, stream: bool
 ) -> None:
     mine = call()
-    with capture_logs() as lines, pytest.raises(InternalError) as caught:
+
+    async def ask() -> None:
         events: Any = await door.call("say", {"stream": stream, "fail": "42"}, mine)
         async for _ in events:
             pass
+
+    with capture_logs() as lines, pytest.raises(InternalError) as caught:
+        await ask()
     assert "secret" not in caught.value.detail
     assert mine.request_id in caught.value.detail
     assert [line["request_id"] for line in lines] == [mine.request_id]

@@ -70,7 +70,7 @@ def test_it_lists_and_describes_models(client: openai.OpenAI) -> None:
 
 def test_it_completes_text(client: openai.OpenAI) -> None:
     answer = client.completions.create(
-        model=BUILTIN, prompt="TabAgent is", max_tokens=8, temperature=0
+        model=BUILTIN, prompt="TabAgent is", max_tokens=8, extra_body={"ignore_eos": True}
     )
     assert answer.choices[0].text
     assert answer.choices[0].finish_reason == "length"
@@ -154,9 +154,12 @@ def test_hanging_up_during_the_prompt_frees_the_slot(guide: LiveServer) -> None:
     text = "some words about nothing " * 300
 
     def leave() -> None:
-        with openai.OpenAI(
-            base_url=f"{guide.url}/v1", api_key="local", timeout=0.15, max_retries=0
-        ) as client, pytest.raises(openai.APITimeoutError):
+        with (
+            openai.OpenAI(
+                base_url=f"{guide.url}/v1", api_key="local", timeout=0.15, max_retries=0
+            ) as client,
+            pytest.raises(openai.APITimeoutError),
+        ):
             client.chat.completions.create(
                 model=BUILTIN,
                 messages=[{"role": "user", "content": text}],

@@ -100,7 +100,7 @@ class Catalog:
     def _places(self) -> Iterator[tuple[str, Path]]:
         yield BUILTIN, self._builtin
         for path in self._files:
-            yield f"{OWNER_OF_LOOSE_FILES}/{_word(path.stem)}", path
+            yield loose_id(path), path
         for path in sorted(self._dir.rglob("*.gguf")):
             if re.search(r"-0000[2-9]-of-|-000[1-9]\d-of-", path.name):
                 continue  # a later part of a split model, found through its first
@@ -108,7 +108,7 @@ class Catalog:
             if len(folders) >= 2:
                 yield f"{_word(folders[0])}/{_word(folders[1])}:{_word(path.stem)}", path
             else:
-                yield f"{OWNER_OF_LOOSE_FILES}/{_word(path.stem)}", path
+                yield loose_id(path), path
 
     def _read(self, id_: str, path: Path) -> Model | None:
         try:
@@ -155,6 +155,11 @@ def _describe(base: Model, header: GgufHeader) -> Model:
         license=header.license,
         kv_bytes_per_token=2 * header.block_count * kv_heads * row,  # f16 keys and values
     )
+
+
+def loose_id(path: Path) -> str:
+    """The id of a file that no owner/repo folder names."""
+    return f"{OWNER_OF_LOOSE_FILES}/{_word(path.stem)}"
 
 
 def _word(text: str) -> str:

@@ -110,9 +110,11 @@ def server(settings: Settings) -> Iterator[httpx.Client]:
 
 
 def _start(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
+    place = ["--data-dir", str(settings.data_dir)]
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "tabagent", "serve", "--data-dir", str(settings.data_dir)],
+            # A free port: 8080 may be anybody's, and only this command talks to this server.
+            [sys.executable, "-m", "tabagent", "serve", "--port", "0", *place],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

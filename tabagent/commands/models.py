@@ -18,7 +18,17 @@ console = Console()
 def show_models(settings: Settings) -> None:
     """The models on this machine, from the running server, else from the disk."""
     rows = _listed(settings)
-    table = Table("model", "task", "format", "parameters", "size", "context", "state", box=None)
+    table = Table(
+        "model",
+        "task",
+        "format",
+        "parameters",
+        "size",
+        "context",
+        "state",
+        box=None,
+        pad_edge=False,
+    )
     for model in rows:
         state = f"[red]{model['problem']['code']}[/red]" if model["problem"] else model["state"]
         name = f"[bold]{model['id']}[/bold]" if model["selected"] else model["id"]
@@ -54,7 +64,17 @@ def show_loaded(settings: Settings) -> None:
         console.print("No model is loaded; naming one in a request loads it.")
         return
     table = Table(
-        "model", "state", "memory", "context", "slots", "queue", "device", "pid", "since", box=None
+        "model",
+        "state",
+        "memory",
+        "context",
+        "slots",
+        "queue",
+        "device",
+        "pid",
+        "since",
+        box=None,
+        pad_edge=False,
     )
     for row in rows:
         since = datetime.fromisoformat(row["loaded_at"]).astimezone() if row["loaded_at"] else None

@@ -19,6 +19,7 @@ import uvicorn
 from tabagent import __version__, config, logs
 from tabagent.app import Gateway
 from tabagent.catalog.gguf_header import read_gguf_header
+from tabagent.catalog.models import loose_id
 from tabagent.commands.failure import (
     BAD_CONFIG,
     DIRECTORY_IN_USE,
@@ -59,7 +60,7 @@ def _settings(flags: dict[str, Any], models: list[str], files: list[Path]) -> Se
     if names:
         flags = {**flags, "model": names[0]}
     elif files:
-        flags = {**flags, "model": f"local/{files[0].stem}"}
+        flags = {**flags, "model": loose_id(files[0])}
     try:
         return config.load(**flags)
     except config.ConfigError as error:

@@ -10,7 +10,7 @@ from tabagent.config import PREFIX, Settings, config_file, source_of
 
 def show(settings: Settings) -> None:
     console = Console()
-    table = Table("setting", "value", "from", box=None)
+    table = Table("setting", "value", "from", box=None, pad_edge=False)
     for name in Settings.model_fields:
         value = getattr(settings, name)
         if name == "token" and value:

@@ -4,10 +4,16 @@ loaded from elsewhere.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.util
+import inspect
 import json
+import re
 from collections.abc import Callable
 from html import escape
+from http import HTTPStatus
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,43 +22,108 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from tabagent import __version__
-from tabagent.errors import CATALOGUE, NotFound
+from tabagent.errors import CATALOGUE, NotFound, TabAgentError, problem
 from tabagent.transports.http import ProblemResponse
 
 ASSETS: Final = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-# Swagger UI sets style attributes and draws its icons from data: addresses.
-POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-)
-HEADERS: Final = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+
+FRAME: Final = """
+:root {
+  color-scheme: light dark;
+  --ink: light-dark(#1c2024, #e6e8ea); --soft: light-dark(#5b636b, #9aa3ac);
+  --line: light-dark(#dfe3e8, #2e343a); --paper: light-dark(#fff, #14171a);
+  --box: light-dark(#f6f7f9, #1c2024); --link: light-dark(#0b57d0, #8ab4ff);
 }
-STYLE: Final = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.6 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem; }
-code, pre { font: 0.9em ui-monospace, monospace; }
-pre { padding: 0.8rem 1rem; border: 1px solid #8885; border-radius: 6px; overflow-x: auto; }
-h1 { margin-bottom: 0; } h1 small { font-weight: 400; opacity: 0.7; font-size: 0.5em; }
-table { border-collapse: collapse; width: 100%; } td, th { padding: 0.3rem 0.8rem 0.3rem 0; text-align: left; vertical-align: top; }
-tr + tr { border-top: 1px solid #8883; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.6 system-ui, sans-serif; }
+header, main { max-width: 48rem; margin: 0 auto; padding: 0 1.25rem; }
+header { display: flex; flex-wrap: wrap; gap: 0.25rem 1.5rem; padding-top: 1.25rem; }
+header a { color: var(--soft); text-decoration: none; }
+header a:first-child { margin-right: auto; color: var(--ink); font-weight: 600; }
+a:hover { text-decoration: underline; }
+:focus-visible { outline: 2px solid var(--link); outline-offset: 3px; }
 """
-SWAGGER: Final = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>TabAgent API</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="stylesheet" href="swagger-ui.css"><link rel="icon" href="data:,"></head>
-<body><div id="swagger-ui"></div>
+STYLE: Final = (
+    FRAME
+    + """
+main { padding-top: 2rem; padding-bottom: 4rem; }
+main a { color: var(--link); text-underline-offset: 0.2em; }
+h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 0.75rem; text-wrap: balance; }
+h2 { font-size: 1rem; margin: 2rem 0 0.5rem; }
+p { margin: 0 0 1rem; }
+.soft { color: var(--soft); }
+code { font: 0.875em/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+p code, td code { background: var(--box); border-radius: 4px; padding: 0.15em 0.35em; }
+pre { margin: 0; padding: 0.875rem 1rem; background: var(--box); border: 1px solid var(--line); border-radius: 8px; overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; }
+th, td { padding: 0.4rem 1rem 0.4rem 0; text-align: left; vertical-align: top; }
+th { padding-top: 1.75rem; font-weight: 600; }
+td { border-top: 1px solid var(--line); }
+td:first-child { white-space: nowrap; }
+@media (max-width: 36rem) {
+  td { display: block; border: 0; padding: 0 0 0.4rem; }
+  td:first-child { border-top: 1px solid var(--line); padding: 0.4rem 0 0; }
+}
+"""
+)
+# Swagger UI has no dark colours of its own, and shows the same example for every declared error.
+SWAGGER_STYLE: Final = (
+    FRAME
+    + """
+header { max-width: 1460px; }
+.swagger-ui { color-scheme: light; }
+.swagger-ui .info { margin: 2rem 0; }
+.swagger-ui .info a { text-decoration: underline; }
+.swagger-ui .opblock-summary-method { color: #111; text-shadow: none; }
+.swagger-ui .scheme-container { background: none; box-shadow: none; padding: 0; margin: 0; }
+.swagger-ui .response[data-code]:not([data-code^="2"]) .response-col_description > :not(.response-col_description__inner),
+.swagger-ui .response-col_links { display: none; }
+@media (prefers-color-scheme: dark) {
+  .swagger-ui { filter: invert(0.9) hue-rotate(180deg); }
+  .swagger-ui .microlight, .swagger-ui .authorize { filter: invert(1) hue-rotate(180deg); }
+}
+"""
+)
+LINKS: Final = (
+    '<header><a href="/">TabAgent</a><a href="/swagger-ui/">API</a>'
+    '<a href="/problems/">Problems</a><a href="/health">Health</a></header>'
+)
+ICON: Final = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath "
+    "fill='%230b57d0' d='M1 5a3 3 0 0 1 3-3h3l2 3h3a3 3 0 0 1 3 3v3a3 3 0 0 1-3 3H4a3 3 0 0 1-3-3z'/%3E"
+    "%3C/svg%3E"
+)
+HEAD: Final = (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    f'<link rel="icon" href="{ICON}">'
+)
+SWAGGER: Final = f"""{HEAD}<title>API · TabAgent</title>
+<link rel="stylesheet" href="swagger-ui.css"><link rel="stylesheet" href="style.css"></head>
+<body>{LINKS}<div id="swagger-ui"></div>
+<noscript><main>This page needs JavaScript; <a href="/api-doc/openapi.json">the description</a>
+does not.</main></noscript>
 <script src="swagger-ui-bundle.js"></script><script src="start.js"></script></body></html>
 """
+# The token stays in the page's memory: storage would outlive the server, and whoever listens on
+# this port next could read it.
 START: Final = """window.ui = SwaggerUIBundle({
   url: "/api-doc/openapi.json", dom_id: "#swagger-ui", deepLinking: true, tryItOutEnabled: true,
-  validatorUrl: null, persistAuthorization: true, displayRequestDuration: true,
-  defaultModelsExpandDepth: 0,
+  validatorUrl: null, persistAuthorization: false, displayRequestDuration: true,
+  displayOperationId: true, defaultModelsExpandDepth: 0,
 });
 """
+
+NOTHING: Final = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "img-src 'self' data:"  # icons are data: addresses
+)
+STYLE_HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+PAGE_POLICY: Final = f"{NOTHING}; style-src 'sha256-{STYLE_HASH}'"
+# Swagger UI sets style attributes.
+SWAGGER_POLICY: Final = (
+    f"{NOTHING}; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'"
+)
 
 
 def page_routes(api: dict[str, Any], selected: Callable[[], str]) -> list[BaseRoute]:
@@ -63,42 +134,35 @@ def page_routes(api: dict[str, Any], selected: Callable[[], str]) -> list[BaseRo
         return _page("TabAgent", _front(str(request.base_url).rstrip("/"), selected()))
 
     async def openapi(request: Request) -> Response:
-        return Response(description, media_type="application/json", headers=HEADERS)
+        return Response(description, media_type="application/json", headers=_headers(NOTHING))
 
     async def swagger(request: Request) -> Response:
-        return Response(SWAGGER, media_type="text/html", headers=HEADERS)
+        return Response(SWAGGER, media_type="text/html", headers=_headers(SWAGGER_POLICY))
 
     async def start(request: Request) -> Response:
-        return Response(START, media_type="text/javascript", headers=HEADERS)
+        return Response(START, media_type="text/javascript", headers=_headers(NOTHING))
+
+    async def style(request: Request) -> Response:
+        return Response(SWAGGER_STYLE, media_type="text/css", headers=_headers(NOTHING))
 
     async def asset(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in ASSETS:
             return ProblemResponse(NotFound())
-        return FileResponse(_swagger_dir() / name, media_type=ASSETS[name], headers=HEADERS)
+        path = _swagger_dir() / name
+        return FileResponse(path, media_type=ASSETS[name], headers=_headers(NOTHING))
 
     async def redirect(request: Request) -> Response:
         return RedirectResponse("/swagger-ui/")
 
     async def problems(request: Request) -> Response:
-        rows = "".join(
-            f'<tr><td>{e.status}</td><td><a href="/problems/{s}">{s}</a></td>'
-            f"<td>{escape(e.title)}</td></tr>"
-            for s, e in sorted(CATALOGUE.items(), key=lambda item: (item[1].status, item[0]))
-        )
-        return _page("Problems", f"<h1>Problems</h1><table>{rows}</table>")
+        return _page("Problems", _problems())
 
-    async def problem(request: Request) -> Response:
+    async def one_problem(request: Request) -> Response:
         error = CATALOGUE.get(request.path_params["slug"])
         if error is None:
             return ProblemResponse(NotFound("no problem has this name; see /problems/"))
-        retry = "can help" if error.retryable else "does not help"
-        body = (
-            f"<h1>{escape(error.title)}</h1><p><code>{error.slug}</code>, HTTP {error.status}; "
-            f"sending the same request again {retry}.</p><p>{escape(error.advice)}</p>"
-            '<p><a href="/problems/">All problems</a></p>'
-        )
-        return _page(error.title, body)
+        return _page(error.title, _problem(error))
 
     return [
         Route("/", front),
@@ -106,43 +170,100 @@ def page_routes(api: dict[str, Any], selected: Callable[[], str]) -> list[BaseRo
         Route("/swagger-ui", redirect),
         Route("/swagger-ui/", swagger),
         Route("/swagger-ui/start.js", start),
+        Route("/swagger-ui/style.css", style),
         Route("/swagger-ui/{name}", asset),
         Route("/problems/", problems),
-        Route("/problems/{slug}", problem),
+        Route("/problems/{slug}", one_problem),
     ]
 
 
+def _headers(policy: str) -> dict[str, str]:
+    return {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Cache-Control": "no-cache",  # the next version is served at the same address
+    }
+
+
 def _page(title: str, body: str) -> Response:
+    name = title if title == "TabAgent" else f"{title} · TabAgent"
     text = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{STYLE}</style>'
-        f"</head><body>{body}</body></html>"
+        f"{HEAD}<title>{escape(name)}</title><style>{STYLE}</style></head>"
+        f"<body>{LINKS}<main>{body}</main></body></html>\n"
     )
-    return Response(text, media_type="text/html", headers=HEADERS)
+    return Response(text, media_type="text/html", headers=_headers(PAGE_POLICY))
 
 
 def _front(base: str, model: str) -> str:
     curl = (
-        f"curl -N {base}/v1/chat/completions -H 'content-type: application/json' \\\n"
-        '  -d \'{"messages":[{"role":"user","content":"How do I pull a model?"}],"stream":true}\''
+        f"curl -N {base}/v1/chat/completions \\\n"
+        "  -H 'Content-Type: application/json' \\\n"
+        """  -d '{"stream": true, "messages": [{"role": "user", "content": "Who are you?"}]}'"""
     )
     python = (
         "from openai import OpenAI\n\n"
         f'client = OpenAI(base_url="{base}/v1", api_key="local")\n'
         "answer = client.chat.completions.create(\n"
-        f'    model="{model}", messages=[{{"role": "user", "content": "Hello"}}]\n'
+        f"    model={json.dumps(model)},\n"
+        '    messages=[{"role": "user", "content": "Who are you?"}],\n'
         ")\nprint(answer.choices[0].message.content)"
     )
     return (
-        f"<h1>TabAgent <small>{__version__}</small></h1>"
-        f"<p>This server is running and answers with <code>{escape(model)}</code>.</p>"
-        '<p><a href="/swagger-ui/">Try the API</a> · '
-        '<a href="/api-doc/openapi.json">OpenAPI description</a> · '
-        '<a href="/problems/">Problems</a> · <a href="/health">Health</a></p>'
-        f"<p>From a shell:</p><pre>{escape(curl)}</pre>"
-        f"<p>From Python:</p><pre>{escape(python)}</pre>"
+        "<h1>TabAgent is running</h1>"
+        f'<p><code>{escape(model)}</code> answers requests that name no model. <span class="soft">'
+        f"Version {__version__}.</span></p>"
+        '<p><a href="/swagger-ui/">Try the API</a> in this browser, or read its '
+        '<a href="/api-doc/openapi.json">OpenAPI description</a>.</p>'
+        f"<h2>In a terminal</h2>{_code('tabagent chat')}"
+        f"<h2>From a shell</h2>{_code(curl)}"
+        f"<h2>From Python</h2>{_code(python)}"
     )
+
+
+def _problems() -> str:
+    body = ""
+    ordered = sorted(CATALOGUE.values(), key=lambda error: (error.status, error.slug))
+    for status, errors in groupby(ordered, key=lambda error: error.status):
+        body += f'<tr><th colspan="2" scope="rowgroup">{_status(status)}</th></tr>'
+        body += "".join(
+            f'<tr><td><a href="/problems/{e.slug}">{e.slug}</a></td><td>{_text(e.title)}</td></tr>'
+            for e in errors
+        )
+    return (
+        "<h1>Problems</h1><p>Every error is a problem document (RFC 9457) with OpenAI’s "
+        "<code>error</code> member beside it. Its <code>type</code> leads to one of these pages.</p>"
+        f"<table>{body}</table>"
+    )
+
+
+def _problem(error: type[TabAgentError]) -> str:
+    retry = "may succeed" if error.retryable else "will not help"
+    members = re.search(r"Members: (.+)", inspect.cleandoc(error.__dict__.get("__doc__") or ""))
+    example = json.dumps(problem(error(), "<request id>"), indent=2)
+    return (
+        f"<h1>{_text(error.title)}</h1>"
+        f'<p class="soft">{_status(error.status)} · <code>{error.slug}</code></p>'
+        f"<p>{_text(error.advice)}</p>"
+        f"<p>Sending the same request again {retry}.</p>"
+        + (f"<p>It also carries {_text(members[1])}</p>" if members else "")
+        + f"<h2>As it is sent</h2>{_code(example)}"
+    )
+
+
+def _status(status: int) -> str:
+    return f"{status} {HTTPStatus(status).phrase}"
+
+
+def _text(text: str) -> str:
+    """Escaped, with what stands in backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))
+
+
+def _code(text: str) -> str:
+    return f'<pre tabindex="0"><code>{escape(text, quote=False)}</code></pre>'
 
 
 def _swagger_dir() -> Path:

@@ -25,6 +25,12 @@ def test_a_long_context_is_given_only_when_asked_for() -> None:
     assert (asked.n_ctx, asked.threads) == (65536, 3)
 
 
+def test_a_tiny_model_gets_one_thread() -> None:
+    assert place(model(size_bytes=6_000_000), n_ctx=0, slots=1, threads=0).threads == 1
+    assert place(model(size_bytes=6_000_000), n_ctx=0, slots=1, threads=2).threads == 2
+    assert place(model(size_bytes=600_000_000), n_ctx=0, slots=1, threads=0).threads == cores()
+
+
 def test_sequences_share_room_when_memory_is_short() -> None:
     huge = model(context_length=4096, kv_bytes_per_token=2**40)
     placed = place(huge, n_ctx=0, slots=8, threads=0)

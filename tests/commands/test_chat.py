@@ -1,0 +1,82 @@
+"""`tabagent chat` in a real terminal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import psutil
+import pytest
+
+from tests.commands.test_serve import TABAGENT
+
+PROMPT = r">.*\x1b\[\?25h"  # drawn, and the cursor is shown again
+UP, CTRL_C = "\x1b[A", "\x03"
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Any]:
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "tabagent", "chat", "--data-dir", str(tmp_path / "d")],
+        encoding="utf-8",
+        timeout=30,
+        dimensions=(40, 100),
+        env={**os.environ, "PROMPT_TOOLKIT_NO_CPR": "1"},
+    )
+    yield child
+    child.close(force=True)
+
+
+def test_a_conversation_from_an_empty_machine(terminal: Any) -> None:
+    terminal.expect("Chatting with tabagent/guide")
+    server = psutil.Process(terminal.pid).children()[0]
+    terminal.sendline("How do I pull a model?")
+    terminal.expect("tabagent pull")
+    terminal.expect(PROMPT)
+    terminal.send(UP)
+    terminal.expect("How do I pull a model")
+    terminal.sendline("")
+    terminal.expect("tabagent pull")
+    terminal.expect(PROMPT)
+    terminal.sendline("/help")
+    terminal.expect("/clear")
+    terminal.sendline("/models")
+    terminal.expect("  tabagent/guide")
+    terminal.sendline("/clear")
+    terminal.expect("forgotten")
+    terminal.sendline("/model nobody/nothing")
+    terminal.sendline("Hello")
+    terminal.expect("there is no model named")
+    terminal.sendline("/exit")
+    terminal.expect(pexpect.EOF)
+    terminal.wait()
+    assert terminal.exitstatus == 0
+    assert not server.is_running()
+
+
+def test_ctrl_c_at_the_prompt_leaves(terminal: Any) -> None:
+    terminal.expect("Chatting with")
+    terminal.expect(PROMPT)
+    terminal.send(CTRL_C)
+    terminal.expect(pexpect.EOF)
+    terminal.wait()
+    assert terminal.exitstatus == 0
+
+
+def test_lines_from_a_pipe_are_answered_too(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [*TABAGENT, "chat", "--data-dir", str(tmp_path)],
+        input="Hello\nWhat is TabAgent?\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "gateway" in result.stdout
