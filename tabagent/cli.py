@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tabagent.commands.failure import BAD_CONFIG, CommandFailed
+from tabagent.commands.failure import BAD_CONFIG, USAGE, CommandFailed
 
 if TYPE_CHECKING:
     from tabagent.config import Settings
@@ -162,9 +162,19 @@ def version() -> None:
     typer.echo(f"tabagent {__version__}")
 
 
+COMING = ("pull", "show", "rm", "recommend", "doctor", "native", "clients", "service")
+"""Commands that the built-in guide and the design know, and this version does not have."""
+
+
 def main() -> None:
     """Run a command; an error is one line and a hint, never a traceback."""
     try:
+        if sys.argv[1:2] and sys.argv[1] in COMING:
+            raise CommandFailed(
+                f"`tabagent {sys.argv[1]}` is not in this version",
+                f"models: put .gguf files into {load_settings().models_path}",
+                USAGE,
+            )
         app()
     except CommandFailed as failed:
         typer.secho(f"Error: {failed}", fg="red", err=True)

@@ -19,7 +19,7 @@ LOADING = (
 )  # fmt: skip
 GENERATING = (
     *LOADING, e.UnsupportedParameter, e.ContextLengthExceeded, e.ChatTemplateRejected,
-    e.WrongModelTask, e.QueueFull, e.QueueTimeout, e.GenerationTimeout,
+    e.WrongModelTask, e.Conflict, e.QueueFull, e.QueueTimeout, e.GenerationTimeout,
 )  # fmt: skip
 
 

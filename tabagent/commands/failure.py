@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 FAILED: Final = 1
+USAGE: Final = 2
 PORT_TAKEN: Final = 3
 NO_SERVER: Final = 69  # EX_UNAVAILABLE
 DIRECTORY_IN_USE: Final = 75  # EX_TEMPFAIL

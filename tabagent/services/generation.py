@@ -14,7 +14,7 @@ from tabagent import wire
 from tabagent.catalog.models import Model, Task
 from tabagent.config import Settings
 from tabagent.engine.supervisor import Supervisor
-from tabagent.errors import QueueFull, RequestNotFound, WrongModelTask
+from tabagent.errors import Conflict, QueueFull, RequestNotFound, WrongModelTask
 from tabagent.operation import Call, NoParameters, Reply, Request
 
 
@@ -78,6 +78,8 @@ class Generations:
     ) -> AsyncGenerator[tuple[str, int] | wire.Finished, None]:
         """Yield the pieces of one generation and its end, loading the model when needed."""
         _check_task(model, task)
+        if call.request_id in self._active:
+            raise Conflict("a request with this id is running")
         active = self._active[call.request_id] = _Active(call, model.id)
         try:
             worker = await self._supervisor.worker(model)

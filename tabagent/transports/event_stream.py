@@ -8,6 +8,7 @@ Source of the format: the HTML standard, "Server-sent events".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -71,7 +72,8 @@ class EventStream:
         while True:
             await asyncio.sleep(self._last + self._heartbeat_s - loop.time())
             if loop.time() - self._last >= self._heartbeat_s:
-                await self._write(send, b": still here\n\n")
+                with contextlib.suppress(TimeoutError):  # the next event meets it too
+                    await self._write(send, b": still here\n\n")
 
     async def _write(self, send: Send, data: bytes, *, more: bool = True) -> None:
         async with self._lock:

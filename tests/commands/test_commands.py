@@ -95,3 +95,10 @@ def test_version_and_help() -> None:
     for command in ("serve", "chat", "models", "ps", "load", "unload", "openapi", "version"):
         assert command in shown
     assert run("sing").returncode == 2
+
+
+def test_a_command_that_is_still_to_come_says_so() -> None:
+    result = run("pull", "owner/repo:Q4_K_M")
+    assert result.returncode == 2
+    assert "`tabagent pull` is not in this version" in result.stderr
+    assert ".gguf" in result.stderr

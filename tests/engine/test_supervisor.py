@@ -269,6 +269,22 @@ def test_a_generation_stopped_while_its_model_loads_ends_at_once(server: LiveSer
         assert running.result().json()["choices"][0]["stop_reason"] == "halted"
 
 
+def test_two_requests_of_one_id_are_not_mixed_up(server: LiveServer) -> None:
+    mine = {"X-Request-Id": "0f6b7f5a-3c5b-4a39-9a0e-7d2f6f1a2b3c"}
+    server.answer("1")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(
+            server.client.post,
+            "/v1/chat/completions",
+            json=chat_body("12 sleep"),
+            headers=mine,
+        )
+        eventually(lambda: server.client.get("/v1/halt").json()["active"])
+        second = server.client.post("/v1/chat/completions", json=chat_body("1"), headers=mine)
+        assert second.json()["code"] == "conflict"
+        assert first.result().status_code == 200
+
+
 SERVE = """
 import sys, threading, time
 from pathlib import Path

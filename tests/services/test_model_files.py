@@ -1,0 +1,75 @@
+"""Files that are no models, offered as models to a live server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tabagent.app import GUIDE
+from tabagent.catalog.models import BUILTIN
+from tests.catalog.gguf_files import basics, gguf, small_model, small_tensors
+from tests.live import LiveServer
+
+GOOD = GUIDE.read_bytes()
+BROKEN = {
+    "empty": b"",
+    "elf": b"\x7fELF" + bytes(200),
+    "text": b"this is not a model\n" * 50,
+    "truncated-header": GOOD[:100],
+    "truncated-data": GOOD[:-1000],
+    "onnx": b"\x08\x08\x12\x07pytorch" + bytes(100),
+    "only-a-header": small_model(),
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    place = tmp_path_factory.mktemp("files")
+    models = place / "models"
+    models.mkdir()
+    for name, content in BROKEN.items():
+        (models / f"{name}.gguf").write_bytes(content)
+    (models / "foreign.gguf").write_bytes(gguf(basics("martian"), small_tensors()))
+    mixed = bytearray(GOOD)
+    middle = len(mixed) // 2
+    mixed[middle : middle + 4096] = bytes(4096)
+    (models / "zeroed.gguf").write_bytes(mixed)
+    with LiveServer(place) as live:
+        live.answer("Hello", None)
+        yield live
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_a_typed_422(server: LiveServer, name: str) -> None:
+    pid = server.worker(BUILTIN).pid
+    for _ in range(2):
+        loaded = server.owner.post("/v1/models/load", json={"model": f"local/{name}"})
+        assert loaded.status_code == 422, loaded.text
+        body = loaded.json()
+        assert body["code"] == "model-corrupt"
+        assert body["file"] == f"{name}.gguf"
+        assert body["check"]
+        assert "/" not in body["detail"]
+        asked = server.chat("Hello", f"local/{name}")
+        assert asked.json()["code"] in ("model-corrupt", "wrong-model-task")
+    listed = server.client.get(f"/v1/models/local/{name}").json()
+    if name == "only-a-header":  # sound as far as it goes: the engine finds out
+        assert listed["problem"] is None
+    else:
+        assert listed["problem"]["code"] == "model-corrupt"
+    assert server.worker(BUILTIN).pid == pid
+    assert server.answer("Hello", None)
+
+
+def test_an_unknown_architecture_is_named(server: LiveServer) -> None:
+    response = server.owner.post("/v1/models/load", json={"model": "local/foreign"})
+    assert response.status_code == 422, response.text
+    assert response.json()["code"] == "unsupported-model"
+    assert response.json()["architecture"] == "martian"
+
+
+def test_damage_that_only_the_numbers_show_harms_nobody_else(server: LiveServer) -> None:
+    """Zeroed weights are a model that talks nonsense, or none: the server lives either way."""
+    server.chat("Hello", "local/zeroed", max_tokens=4)
+    assert server.answer("Hello", None)
