@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -118,7 +119,7 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
         ),
         "paths": paths,
         "components": {
-            "schemas": schemas,
+            "schemas": _used(schemas, paths),
             "securitySchemes": {
                 "token": {
                     "type": "http",
@@ -128,6 +129,17 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
             },
         },
     }
+
+
+def _used(schemas: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]:
+    """Those that `paths` lead to; a request whose fields are all parameters needs none."""
+    found: set[str] = set()
+    pending: list[Any] = [paths]
+    while pending:
+        named = set(re.findall(rf'"{REF.format(model="(.+?)")}"', json.dumps(pending.pop())))
+        pending += [schemas[name] for name in named - found]
+        found |= named
+    return {name: schema for name, schema in schemas.items() if name in found}
 
 
 def _domain(op: Operation) -> str:

@@ -54,7 +54,8 @@ p { margin: 0 0 1rem; }
 .soft { color: var(--soft); }
 code { font: 0.875em/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 p code, td code { background: var(--box); border-radius: 4px; padding: 0.15em 0.35em; }
-pre { margin: 0; padding: 0.875rem 1rem; background: var(--box); border: 1px solid var(--line); border-radius: 8px; overflow-x: auto; }
+pre { margin: 0; padding: 0.875rem 1rem; background: var(--box); border: 1px solid var(--line); border-radius: 8px; overflow-x: auto; line-height: 1.5; }
+pre code { line-height: inherit; }
 table { border-collapse: collapse; width: 100%; }
 th, td { padding: 0.4rem 1rem 0.4rem 0; text-align: left; vertical-align: top; }
 th { padding-top: 1.75rem; font-weight: 600; }
@@ -74,7 +75,7 @@ header { max-width: 1460px; }
 .swagger-ui { color-scheme: light; }
 .swagger-ui .info { margin: 2rem 0; }
 .swagger-ui .info a { text-decoration: underline; }
-.swagger-ui .opblock-summary-method { color: #111; text-shadow: none; }
+.swagger-ui .opblock .opblock-summary-method { color: #111; text-shadow: none; }
 .swagger-ui .scheme-container { background: none; box-shadow: none; padding: 0; margin: 0; }
 .swagger-ui .response[data-code]:not([data-code^="2"]) .response-col_description > :not(.response-col_description__inner),
 .swagger-ui .response-col_links { display: none; }

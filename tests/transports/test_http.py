@@ -211,7 +211,7 @@ def test_a_client_that_does_not_read_is_cut(tmp_path: Path) -> None:
 
 
 def test_eight_chats_stream_side_by_side(counter: LiveServer) -> None:
-    connections = [start_chat(counter, f"{20 + n} sleep", stream=True) for n in range(8)]
+    connections = [start_chat(counter, f"{8 + n} sleep", stream=True) for n in range(8)]
     eventually(lambda: counter.loaded()["slots_used"] == 8)
     for connection in connections:
         with connection:

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Route, sync_playwright
 
 from tabagent.app import api_description
+from tabagent.catalog.models import BUILTIN
 from tests.live import FAKE, TOKEN, LiveServer, chat_body, fake_model
 
 CHROMIUM = next(
@@ -28,6 +29,7 @@ FLAGS = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
+INK = "getComputedStyle(document.body).color"
 # What a page may not do is also reported by the browser itself; this catches what it only notes.
 REPORT_VIOLATIONS = """addEventListener("securitypolicyviolation",
   event => console.error(`violates ${event.violatedDirective}: ${event.blockedURI}`))"""
@@ -99,15 +101,16 @@ class Visit:
     def press(self, operation: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
         """Expand the operation, press Execute, and read the status and the response panel."""
         block = self.page.locator(f'[id="operations-{TAGS[operation]}-{operation}"]')
-        if not block.locator(".opblock-body").count():
-            block.locator(".opblock-summary-control").click()
+        toggle = block.locator(".opblock-summary-control")
+        toggle.dispatch_event("click")  # a real click would wait for the animation
         if body is not None:
             block.locator("textarea.body-param__text").fill(json.dumps(body))
         block.locator("button.execute").click()
         row = block.locator(".live-responses-table tr.response")
         status = int(row.locator(".response-col_status").inner_text().split()[0])
         panel = row.locator(".response-col_description .microlight").first.inner_text()
-        block.locator("button.btn-clear").click()
+        block.locator("button.btn-clear").dispatch_event("click")
+        toggle.dispatch_event("click")
         return status, panel
 
     def authorize(self, token: str) -> None:
@@ -130,8 +133,9 @@ def _operations() -> Iterator[dict[str, Any]]:
 
 
 TAGS = {operation["operationId"]: operation["tags"][0] for operation in _operations()}
-ADMIN = [op["operationId"] for op in _operations() if op["x-access"] == "admin"]
-OPEN = [name for name in TAGS if name not in ADMIN]
+OWN = [op for op in _operations() if not op["operationId"].endswith("_2")]  # no aliases
+ADMIN = [op["operationId"] for op in OWN if op["x-access"] == "admin"]
+OPEN = [op["operationId"] for op in OWN if op["x-access"] != "admin"]
 
 
 @pytest.fixture
@@ -148,24 +152,15 @@ def real_visit(browser: Browser, real: LiveServer) -> Iterator[Visit]:
     visit.context.close()
 
 
-def test_every_open_example_works_when_pressed_and_then_the_owners(real_visit: Visit) -> None:
+def test_every_example_works_when_pressed(real_visit: Visit) -> None:
     real_visit.open_swagger()
-    assert {name: real_visit.press(name)[0] for name in OPEN} == dict.fromkeys(OPEN, 200)
+    answers = {name: real_visit.press(name) for name in OPEN}
+    assert {name: status for name, (status, _) in answers.items()} == dict.fromkeys(OPEN, 200)
+    assert json.loads(answers["chat"][1])["choices"][0]["message"]["content"].strip()
+    assert json.loads(answers["model_info"][1])["id"] == BUILTIN  # its slash has survived
+    assert ADMIN == ["load_model", "unload_model"]  # in this order each example works
     real_visit.authorize(TOKEN)
-    in_order = ["load_model", "unload_model", "load_model_2", "unload_model_2"]
-    assert sorted(in_order) == sorted(ADMIN)
-    assert [real_visit.press(name)[0] for name in in_order] == [200] * 4
-    real_visit.assert_quiet()
-
-
-def test_the_answer_of_the_built_in_model_stands_in_the_panel(real_visit: Visit) -> None:
-    status, panel = real_visit.open_swagger().press("chat")
-    assert status == 200
-    assert json.loads(panel)["choices"][0]["message"]["content"].strip()
-    status, panel = real_visit.press("model_info")
-    assert status == 200
-    assert json.loads(panel)["id"] == "tabagent/guide"
-    assert real_visit.asked[-1].endswith("/v1/models/tabagent%2Fguide")
+    assert [real_visit.press(name)[0] for name in ADMIN] == [200, 200]
     real_visit.assert_quiet()
 
 
@@ -196,8 +191,6 @@ def test_the_token_is_asked_for_and_never_kept(fake_visit: Visit) -> None:
         "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
     )
     assert TOKEN not in kept
-    fake_visit.open_swagger()
-    assert fake_visit.press("load_model", load)[0] == 401
 
 
 def test_errors_are_listed_with_links_to_what_to_do(fake_visit: Visit) -> None:
@@ -213,19 +206,19 @@ def test_errors_are_listed_with_links_to_what_to_do(fake_visit: Visit) -> None:
     fake_visit.assert_quiet()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_pages_wear_their_style_and_fit_a_narrow_screen(
-    browser: Browser, fake: LiveServer, scheme: Any
+    browser: Browser, fake: LiveServer
 ) -> None:
-    narrow = {"width": 360, "height": 640}
-    visit = Visit(browser, fake, color_scheme=scheme, viewport=narrow)
-    ink = {"light": "rgb(28, 32, 36)", "dark": "rgb(230, 232, 234)"}[scheme]
+    visit = Visit(browser, fake, viewport={"width": 360, "height": 640})
     for path in ("/", "/problems/", "/problems/context-length-exceeded", "/swagger-ui/"):
         visit.open(path)
         if path == "/swagger-ui/":
             visit.page.wait_for_selector(".opblock")
-        assert visit.page.evaluate("getComputedStyle(document.body).color") == ink, path
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360, path
+        visit.page.emulate_media(color_scheme="light")
+        assert visit.page.evaluate(INK) == "rgb(28, 32, 36)", path
+        visit.page.emulate_media(color_scheme="dark")
+        assert visit.page.evaluate(INK) == "rgb(230, 232, 234)", path
     visit.assert_quiet()
     visit.context.close()
 

@@ -1,0 +1,327 @@
+"""The OpenAPI document against its specification, the table, and a server that really answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # ships no types
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from tabagent.app import api_description
+from tabagent.catalog.models import BUILTIN
+from tabagent.errors import CATALOGUE, Conflict
+from tabagent.openapi import document
+from tabagent.operation import Access, Call, Operation, Reply, Request
+from tests.live import TOKEN, LiveServer, fake_model
+
+COMMITTED = Path(__file__).parent.parent / "openapi" / "openapi.json"
+DOCUMENT: dict[str, Any] = api_description()
+ENTRIES: list[tuple[str, str, dict[str, Any]]] = [
+    (method.upper(), path, entry)
+    for path, methods in DOCUMENT["paths"].items()
+    for method, entry in methods.items()
+]
+each_entry = pytest.mark.parametrize(
+    ("method", "path", "entry"), ENTRIES, ids=[entry["operationId"] for _, _, entry in ENTRIES]
+)
+# The fake engine's tokens are bytes; the example's are the built-in model's.
+FOR_THE_FAKE: dict[str, dict[str, Any]] = {"detokenize": {"tokens": [72, 105]}}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """The fake engine under the name that the examples use."""
+    place = tmp_path_factory.mktemp("openapi")
+    with LiveServer(place, extra=[fake_model(BUILTIN)], body_limit=16384) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def table(server: LiveServer) -> list[Operation]:
+    return list(server.gateway.dispatcher.operations.values())
+
+
+def primary(entry: dict[str, Any]) -> str:
+    """The operation's name, also of an alias."""
+    return re.sub(r"_\d+$", "", entry["operationId"])
+
+
+def validator(schema: dict[str, Any]) -> Draft202012Validator:
+    """For a schema of the document, whose references stay as they are."""
+    return Draft202012Validator(
+        {**schema, "components": DOCUMENT["components"]},
+        format_checker=Draft202012Validator.FORMAT_CHECKER,
+    )
+
+
+def content(entry: dict[str, Any], response: httpx.Response) -> dict[str, Any]:
+    """What the document says of this response's status and type."""
+    declared = entry["responses"].get(str(response.status_code))
+    assert declared, (entry["operationId"], response.status_code, response.text)
+    kind = response.headers["content-type"].partition(";")[0]
+    schema: dict[str, Any] = declared["content"][kind]["schema"]
+    return schema
+
+
+def example(entry: dict[str, Any]) -> dict[str, Any]:
+    """The prefilled request: body, path and query together."""
+    values = {p["name"]: p["example"] for p in entry["parameters"] if "example" in p}
+    if "requestBody" in entry:
+        values |= entry["requestBody"]["content"]["application/json"]["example"]
+    return values
+
+
+def send(
+    client: httpx.Client, method: str, path: str, values: dict[str, Any], **more: Any
+) -> httpx.Response:
+    rest = dict(values)
+    path = re.sub(r"{(\w+)}", lambda found: str(rest.pop(found[1], "none")), path)
+    if method == "GET":
+        return client.get(path, params=rest, **more)
+    return client.request(method, path, json=rest, **more)
+
+
+# ---- the document by itself ----------------------------------------------------------------------
+def test_it_is_openapi_3_1() -> None:
+    assert DOCUMENT["openapi"] == "3.1.0"
+    OpenAPIV31SpecValidator(DOCUMENT).validate()
+
+
+def test_the_committed_file_is_current() -> None:
+    assert json.loads(COMMITTED.read_text()) == DOCUMENT, "run: make openapi"
+
+
+def test_every_operation_is_in_it_and_nothing_else(table: list[Operation]) -> None:
+    rows = {
+        (method, path, op.name if position == 0 else f"{op.name}_{position + 1}")
+        for op in table
+        for position, (method, path) in enumerate(op.routes)
+    }
+    assert {(method, path, entry["operationId"]) for method, path, entry in ENTRIES} == rows
+    assert {entry["x-access"] for _, _, entry in ENTRIES} == {"public", "user", "admin"}
+
+
+def test_every_reference_leads_somewhere_and_every_schema_is_used() -> None:
+    references: set[str] = set()
+
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                references.add(node["$ref"])
+            for value in node.values():
+                walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(value)
+
+    walk(DOCUMENT)
+    assert references == {
+        f"#/components/schemas/{name}" for name in DOCUMENT["components"]["schemas"]
+    }
+
+
+def test_every_schema_and_operation_says_what_it_is() -> None:
+    for name, schema in DOCUMENT["components"]["schemas"].items():
+        Draft202012Validator.check_schema(schema)
+        assert schema.get("description"), f"{name} has no docstring"
+    for _, _, entry in ENTRIES:
+        assert entry["summary"].endswith("."), entry["operationId"]
+    assert [tag["name"] for tag in DOCUMENT["tags"] if not tag["description"].endswith(".")] == []
+    used = {tag for _, _, entry in ENTRIES for tag in entry["tags"]}
+    assert used == {tag["name"] for tag in DOCUMENT["tags"]}
+
+
+def test_every_problem_it_names_is_in_the_catalogue() -> None:
+    named = set(re.findall(r"/problems/([a-z-]+)", json.dumps(DOCUMENT)))
+    assert named <= set(CATALOGUE)
+    for _, _, entry in ENTRIES:
+        for status, response in entry["responses"].items():
+            for slug in re.findall(r"/problems/([a-z-]+)", response["description"]):
+                assert CATALOGUE[slug].status == int(status), slug
+
+
+@each_entry
+def test_every_example_fits_its_schema_and_its_type(
+    table: list[Operation], method: str, path: str, entry: dict[str, Any]
+) -> None:
+    operation = next(op for op in table if op.name == primary(entry))
+    operation.request.model_validate(example(entry))
+    for parameter in entry["parameters"]:
+        validator(parameter["schema"]).validate(parameter["example"])
+    if "requestBody" in entry:
+        body = entry["requestBody"]["content"]["application/json"]
+        validator(body["schema"]).validate(body["example"])
+
+
+def test_examples_keep_the_order_they_were_written_in() -> None:
+    body = DOCUMENT["paths"]["/v1/chat/completions"]["post"]["requestBody"]
+    assert next(iter(body["content"]["application/json"]["example"])) == "messages"
+
+
+def test_who_may_call_is_told() -> None:
+    for _, _, entry in ENTRIES:
+        expected: dict[str, Any] = {
+            "public": [],
+            "user": [{}, {"token": []}],
+            "admin": [{"token": []}],
+        }
+        assert entry["security"] == expected[entry["x-access"]], entry["operationId"]
+        assert "401" in entry["responses"]
+
+
+class Room(Request):
+    """A room and what to do in it."""
+
+    model_config = {"json_schema_extra": {"examples": [{"room": "a/b", "colour": "red"}]}}
+
+    room: str
+    colour: str
+    loud: bool = False
+
+
+class Done(Reply):
+    """What was done."""
+
+    ok: bool
+
+
+async def paint(request: Room, call: Call) -> Done:
+    """Paint a room."""
+    return Done(ok=True)
+
+
+def test_a_value_in_the_path_is_not_asked_for_in_the_body() -> None:
+    made = document([Operation("paint", "PUT /rooms/{room}", paint, Access.ADMIN, (Conflict,))])
+    entry = made["paths"]["/rooms/{room}"]["put"]
+    assert [(p["name"], p["in"], p["example"]) for p in entry["parameters"]] == [
+        ("room", "path", "a/b")
+    ]
+    body = entry["requestBody"]["content"]["application/json"]
+    assert body["example"] == {"colour": "red"}
+    assert body["schema"]["required"] == ["colour"]
+    assert set(body["schema"]["properties"]) == {"colour", "loud"}
+    assert body["schema"]["additionalProperties"] is False
+    assert entry["requestBody"]["required"] is True
+    assert "409" in entry["responses"]
+    OpenAPIV31SpecValidator(made).validate()
+
+
+def test_a_get_asks_for_its_values_in_path_and_query() -> None:
+    entry = document([Operation("paint", "GET /rooms/{room}", paint)])["paths"]["/rooms/{room}"][
+        "get"
+    ]
+    assert "requestBody" not in entry
+    assert [(p["name"], p["in"], p["required"]) for p in entry["parameters"]] == [
+        ("room", "path", True),
+        ("colour", "query", True),
+        ("loud", "query", False),
+    ]
+
+
+# ---- the document and a server that answers ------------------------------------------------------
+@each_entry
+def test_every_reply_is_as_documented(
+    server: LiveServer, method: str, path: str, entry: dict[str, Any]
+) -> None:
+    name = primary(entry)
+    if name == "unload_model":
+        server.owner.post("/v1/models/load", json={"model": BUILTIN}).raise_for_status()
+    values = {**example(entry), **FOR_THE_FAKE.get(name, {})}
+    response = send(server.owner, method, path, values)
+    assert response.status_code == 200, response.text
+    validator(content(entry, response)).validate(response.json())
+    assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("usage", [True, False])
+def test_every_event_is_as_documented(server: LiveServer, path: str, usage: bool) -> None:
+    entry = DOCUMENT["paths"][path]["post"]
+    body = {**example(entry), "stream": True, "stream_options": {"include_usage": usage}}
+    response = server.client.post(path, json=body)
+    check = validator(content(entry, response))
+    events = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    assert events.pop() == "[DONE]"
+    assert len(events) > 10
+    for event in events:
+        check.validate(json.loads(event))
+
+
+def nonsense(server: LiveServer, method: str, path: str) -> Iterator[httpx.Response]:
+    """What a caller may get wrong, and what others may try."""
+    owner = server.owner
+    plain = path.replace("{model_id}", "fake/counter")
+
+    def body(content: bytes, kind: str = "application/json") -> httpx.Response:
+        return owner.request(method, plain, content=content, headers={"Content-Type": kind})
+
+    yield body(b"{")
+    yield body(b'{"a": 1, "a": 1}')
+    yield body(b"x=1", "application/x-www-form-urlencoded")
+    yield body(b'{"text": "' + b"x" * 20000 + b'"}')
+    yield body(b'{"nobody_knows": 1}')
+    yield body(b'{"model": 7, "messages": 1, "text": {}, "stream": "yes"}')
+    yield owner.request(method, plain, params={"nobody_knows": "1"})
+    for unknown in ({"model": "no/such"}, {"model_id": "no/such"}):
+        yield send(owner, method, path, {**unknown, "prompt": "1", "text": "1", "tokens": [1]})
+    message = [{"role": "user", "content": "1"}]
+    yield send(owner, method, path, {"model": "no/such", "messages": message})
+    yield owner.request(method, plain, headers={"Host": "example.com"})
+    yield owner.request(method, plain, headers={"Origin": "https://example.com"})
+    yield owner.request(method, plain, headers={"Sec-Fetch-Site": "cross-site"})
+    yield server.client.request(method, plain, headers={"Origin": server.url})
+    wrong = {"Origin": server.url, "Authorization": "Bearer " + "x" * len(TOKEN)}
+    yield server.client.request(method, plain, headers=wrong)
+
+
+def refused(entry: dict[str, Any], response: httpx.Response) -> str:
+    """The problem's slug, which the document declares for this status."""
+    problem: dict[str, Any] = response.json()
+    validator(content(entry, response)).validate(problem)
+    assert response.headers["content-type"] == "application/problem+json"
+    slug: str = problem["code"]
+    declared = entry["responses"][str(response.status_code)]["description"]
+    assert f"(/problems/{slug})" in declared, (entry["operationId"], slug)
+    return slug
+
+
+@each_entry
+def test_every_refusal_is_declared(
+    server: LiveServer, method: str, path: str, entry: dict[str, Any]
+) -> None:
+    answers = list(nonsense(server, method, path))
+    slugs = {refused(entry, answer) for answer in answers if answer.status_code != 200}
+    assert slugs >= {
+        "malformed-request",
+        "unsupported-media-type",
+        "payload-too-large",
+        "invalid-request",
+        "host-not-allowed",
+        "origin-not-allowed",
+        "unauthorized",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "slug"),
+    [
+        ("x" * 5000, {}, "context-length-exceeded"),
+        ("crash", {}, "worker-crashed"),
+        ("5", {"logprobs": 2}, "unsupported-parameter"),
+        ("5", {"model": "no/such"}, "model-not-found"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_every_failure_of_a_generation_is_declared(
+    server: LiveServer, path: str, text: str, more: dict[str, Any], slug: str
+) -> None:
+    entry = DOCUMENT["paths"][path]["post"]
+    message = {"messages": [{"role": "user", "content": text}]}
+    body = {"prompt": text} if path == "/v1/completions" else message
+    assert refused(entry, server.client.post(path, json={**body, **more})) == slug
