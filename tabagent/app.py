@@ -51,13 +51,13 @@ class Gateway:
         self.services = build_services(settings, self.catalog, self.supervisor)
         self.dispatcher = Dispatcher(operations(self.services))
         self.services.system.table = self.dispatcher.operations.values()
-        api = document(self.dispatcher.operations.values())
-        routes = [
-            *http.operation_routes(self.dispatcher, settings),
-            *page_routes(api, lambda: self.services.models.selected),
-        ]
+        table = self.dispatcher.operations.values()
+        application = http.build(
+            http.operation_routes(self.dispatcher, settings),
+            page_routes(lambda: document(table), lambda: self.services.models.selected),
+        )
         self.hurry = False  # set by a second signal: stop without draining
-        self.asgi: ASGIApp = Gate(http.build(routes), settings, token, lambda: self.port)
+        self.asgi: ASGIApp = Gate(application, settings, token, lambda: self.port)
 
     async def stop(self) -> None:
         """Refuse what is new, let running answers end within `drain_s`, then end the workers."""

@@ -39,9 +39,6 @@ def operations(s: Services) -> list[Operation]:
     """The whole API. Needs no engine and does no I/O."""
     op, admin, public = Operation, Access.ADMIN, Access.PUBLIC
     return [
-        op("health", ("GET /health", "GET /v1/health"), s.system.health, access=public),
-        op("system", "GET /v1/system/info", s.system.info),
-        op("routes", "GET /v1/routes", s.system.routes, access=public),
         # Generation
         op("chat", "POST /v1/chat/completions", s.chat.create, errors=GENERATING, collect=fold_chat),
         op("generate", "POST /v1/completions", s.completions.create, errors=GENERATING, collect=fold_completion),
@@ -57,4 +54,8 @@ def operations(s: Services) -> list[Operation]:
         op("load_model", ("POST /v1/models/load", "POST /v1/load"), s.models.load, access=admin, errors=(*LOADING, e.Conflict)),
         op("unload_model", ("POST /v1/models/unload", "POST /v1/unload"), s.models.unload, access=admin, errors=(e.ModelNotFound, e.ModelNotLoaded, e.ModelBusy)),
         op("model_info", "GET /v1/models/{model_id}", s.models.info, errors=(e.ModelNotFound,)),
+        # The server itself
+        op("health", ("GET /health", "GET /v1/health"), s.system.health, access=public),
+        op("system", "GET /v1/system/info", s.system.info),
+        op("routes", "GET /v1/routes", s.system.routes, access=public),
     ]  # fmt: skip

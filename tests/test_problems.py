@@ -22,33 +22,31 @@ from tests.catalog.gguf_files import basics, gguf, small_tensors
 from tests.live import FAKE, LiveServer, chat_body, eventually, fake_model
 from tests.transports.test_http import start_chat
 
-NOT_YET = set(
-    [
-        "access-denied",
-        "feature-disabled",
-        "session-not-found",
-        "collection-not-found",
-        "document-not-found",
-        "peer-not-found",
-        "pull-in-progress",
-        "gone",
-        "uri-too-long",
-        "headers-too-large",
-        "grammar-invalid",
-        "document-unreadable",
-        "url-not-allowed",
-        "model-source-invalid",
-        "rate-limited",
-        "not-available-here",
-        "checksum-mismatch",
-        "upstream-unreachable",
-        "upstream-invalid",
-        "database-busy",
-        "index-rebuilding",
-        "embedding-model-not-available",
-        "insufficient-storage",
-    ]
-)
+NOT_YET = {
+    "access-denied",
+    "feature-disabled",
+    "session-not-found",
+    "collection-not-found",
+    "document-not-found",
+    "peer-not-found",
+    "pull-in-progress",
+    "gone",
+    "uri-too-long",
+    "headers-too-large",
+    "grammar-invalid",
+    "document-unreadable",
+    "url-not-allowed",
+    "model-source-invalid",
+    "rate-limited",
+    "not-available-here",
+    "checksum-mismatch",
+    "upstream-unreachable",
+    "upstream-invalid",
+    "database-busy",
+    "index-rebuilding",
+    "embedding-model-not-available",
+    "insufficient-storage",
+}
 # Produced where the means are: by the dispatcher alone, or by a worker that cannot allocate.
 ELSEWHERE = {
     "internal-error": "tests/test_dispatcher.py",

@@ -12,6 +12,7 @@ import ipaddress
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -133,11 +134,16 @@ class Gate:
         if self._settings.auth == "always":
             return True
         client = scope.get("client")
-        if client is None or not ipaddress.ip_address(client[0]).is_loopback:
+        if client is None or not _is_loopback(client[0]):
             return True
         own_page = headers.get("sec-fetch-site") == "same-origin"
         from_browser = origin is not None or "sec-fetch-site" in headers
         return from_browser and not own_page
+
+
+@lru_cache(maxsize=1024)
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
 
 
 def _request_id(headers: Headers) -> str:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tabagent import errors
 from tabagent.config import Settings
@@ -88,6 +88,8 @@ class PathEndpoint:
 
 async def read_body(receive: Receive, request: HttpRequest, settings: Settings) -> bytes:
     """The whole body. Raises PayloadTooLarge as soon as it must be, RequestTimeout when too slow."""
+    if "content-length" not in request.headers and "transfer-encoding" not in request.headers:
+        return b""
     limit = settings.body_limit
     declared = request.headers.get("content-length", "0")
     too_large = errors.PayloadTooLarge(f"the limit is {limit} bytes", limit_bytes=limit)
@@ -160,7 +162,7 @@ async def _send_json(send: Send, reply: Reply, extra: list[tuple[bytes, bytes]])
     await send({"type": "http.response.body", "body": body})
 
 
-def operation_routes(dispatcher: Dispatcher, settings: Settings) -> list[BaseRoute]:
+def operation_routes(dispatcher: Dispatcher, settings: Settings) -> list[Route]:
     """One route per path of the table, in the table's order."""
     paths: dict[str, dict[str, Operation]] = {}
     for operation in dispatcher.operations.values():
@@ -175,22 +177,33 @@ def operation_routes(dispatcher: Dispatcher, settings: Settings) -> list[BaseRou
     ]
 
 
-def build(routes: list[BaseRoute]) -> Starlette:
+def build(operations: list[Route], pages: list[BaseRoute]) -> ASGIApp:
     """The application behind the gate; what it has no route for is a problem, not a page."""
+    # Most paths are plain: found at once, without a pattern for each row of the table.
+    plain = {route.path: route.app for route in operations if not route.param_convertors}
 
     async def no_route(request: HttpRequest, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         found = errors.MethodNotAllowed if error.status_code == 405 else errors.NotFound
-        return ProblemResponse(found())
+        allow = (error.headers or {}).get("Allow")
+        return ProblemResponse(found(), [(b"allow", allow.encode())] if allow else [])
 
-    return Starlette(routes=routes, exception_handlers={HTTPException: no_route})
+    rest = Starlette(routes=[*operations, *pages], exception_handlers={HTTPException: no_route})
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        found = plain.get(scope["path"]) if scope["type"] == "http" else None
+        await (found or rest)(scope, receive, send)
+
+    return application
 
 
 class ProblemResponse(Response):
     """An error as a Starlette response."""
 
-    def __init__(self, error: errors.TabAgentError) -> None:
-        self._error = error
+    def __init__(
+        self, error: errors.TabAgentError, extra: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        self._error, self._extra = error, extra or []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_problem(send, self._error, scope[REQUEST_ID], [])
+        await send_problem(send, self._error, scope[REQUEST_ID], self._extra)

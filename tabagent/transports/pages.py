@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from html import escape
 from http import HTTPStatus
 from itertools import groupby
@@ -127,15 +128,18 @@ SWAGGER_POLICY: Final = (
 )
 
 
-def page_routes(api: dict[str, Any], selected: Callable[[], str]) -> list[BaseRoute]:
-    """Raw routes, none of which is an operation."""
-    description = json.dumps(api, ensure_ascii=False).encode()
+def page_routes(api: Callable[[], dict[str, Any]], selected: Callable[[], str]) -> list[BaseRoute]:
+    """Raw routes, none of which is an operation. `api` gives the description when it is wanted."""
+
+    @cache
+    def description() -> bytes:
+        return json.dumps(api(), ensure_ascii=False).encode()
 
     async def front(request: Request) -> Response:
         return _page("TabAgent", _front(str(request.base_url).rstrip("/"), selected()))
 
     async def openapi(request: Request) -> Response:
-        return Response(description, media_type="application/json", headers=_headers(NOTHING))
+        return Response(description(), media_type="application/json", headers=_headers(NOTHING))
 
     async def swagger(request: Request) -> Response:
         return Response(SWAGGER, media_type="text/html", headers=_headers(SWAGGER_POLICY))

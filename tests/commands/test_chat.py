@@ -13,22 +13,28 @@ import pexpect
 import psutil
 import pytest
 
+from tabagent.runtime import DataDirectory, Running
 from tests.commands.test_serve import TABAGENT
+from tests.live import FAKE, LiveServer, eventually, fake_model
 
 PROMPT = r">.*\x1b\[\?25h"  # drawn, and the cursor is shown again
 UP, CTRL_C = "\x1b[A", "\x03"
 
 
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Any]:
-    child = pexpect.spawn(
+def open_chat(data: Path, *more: str) -> Any:
+    return pexpect.spawn(
         sys.executable,
-        ["-m", "tabagent", "chat", "--data-dir", str(tmp_path / "d")],
+        ["-m", "tabagent", "chat", "--data-dir", str(data), *more],
         encoding="utf-8",
         timeout=30,
         dimensions=(40, 100),
         env={**os.environ, "PROMPT_TOOLKIT_NO_CPR": "1"},
     )
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Any]:
+    child = open_chat(tmp_path / "d")
     yield child
     child.close(force=True)
 
@@ -67,6 +73,28 @@ def test_ctrl_c_at_the_prompt_leaves(terminal: Any) -> None:
     terminal.expect(pexpect.EOF)
     terminal.wait()
     assert terminal.exitstatus == 0
+
+
+def test_ctrl_c_stops_an_answer_and_the_next_leaves(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, extra=[fake_model()]) as server:
+        DataDirectory(tmp_path).announce(Running(os.getpid(), server.url, "test"))
+        terminal = open_chat(tmp_path, "--model", FAKE)
+        terminal.expect("Chatting with fake/counter")
+        terminal.sendline("1000 sleep")
+        terminal.expect("1 2 3 4 ")
+        terminal.send(CTRL_C)
+        terminal.expect("stopped")
+        eventually(lambda: server.idle(), 2)
+        terminal.sendline("9 crash")
+        terminal.expect("the worker died: signal SIGABRT")
+        terminal.sendline("2")
+        terminal.expect("1 2 ")
+        terminal.expect(PROMPT)
+        terminal.send(CTRL_C)
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+        assert terminal.exitstatus == 0
+    assert not terminal.isalive()
 
 
 def test_lines_from_a_pipe_are_answered_too(tmp_path: Path) -> None:

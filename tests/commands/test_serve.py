@@ -153,7 +153,8 @@ def test_killing_the_server_leaves_no_worker_of_the_real_engine(tmp_path: Path) 
         assert time.monotonic() - began < 2
 
 
-def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+def test_a_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TABAGENT_N_CTX", "60000")  # an answer long enough to be cut
     with serving(tmp_path) as (process, url):
         body = chat_body("Hello", None, stream=True, ignore_eos=True)
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as stream:
