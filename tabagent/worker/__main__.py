@@ -5,4 +5,4 @@ import sys
 from tabagent.worker.main import run
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1], float(sys.argv[2])))
+    run(sys.argv[1], float(sys.argv[2]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tabagent import wire
+from tabagent.errors import TabAgentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,13 @@ class Counts:
     slots_used: int
     waiting: int
     steps: int
+
+
+def failed(id_: int, error: TabAgentError) -> wire.Failed:
+    """An error on its way to the caller, with everything that rebuilds it there."""
+    known = {"param": error.param, "retry_after": error.retry_after}
+    members = error.members | {name: value for name, value in known.items() if value is not None}
+    return wire.Failed(id_, error.slug, error.detail, members)
 
 
 class Backend(Protocol):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tabagent import wire
-from tabagent.errors import ContextLengthExceeded, ModelCorrupt
+from tabagent.errors import ContextLengthExceeded, InvalidRequest, ModelCorrupt
 from tabagent.worker.backend import Counts
 
 CONTEXT: Final = 4096
@@ -70,6 +70,8 @@ class FakeBackend:
             case wire.Tokenize(text=text):
                 return {"tokens": list(text.encode()), "pieces": list(text)}
             case wire.Detokenize(tokens=tokens):
+                if any(token > 255 for token in tokens):
+                    raise InvalidRequest("its vocabulary is the 256 bytes", param="tokens")
                 return {"text": bytes(tokens).decode(errors="replace")}
 
     def prepare(self, command: wire.Generate) -> list[str]:

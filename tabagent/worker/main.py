@@ -15,31 +15,38 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import psutil
 
 from tabagent import wire
 from tabagent.errors import TabAgentError
 from tabagent.frames import FrameDecoder, encode
-from tabagent.worker.backend import Backend
+from tabagent.worker.backend import Backend, failed
 
 BACKENDS: Final = {
     "gguf": ("tabagent.worker.gguf.engine", "GgufBackend"),
     "fake": ("tabagent.worker.fake", "FakeBackend"),
 }
 CRASH: Final = 70  # EX_SOFTWARE
+LEAVE_S: Final = 0.5  # what the engine's thread gets to tidy up
 
 
-def run(backend: str, beat_s: float) -> int:
-    """Serve one backend until told to leave; the exit code."""
+def run(backend: str, beat_s: float) -> NoReturn:
+    """Serve one backend until told to leave, then end the process."""
     source, sink = _take_pipes()
     _die_with_parent()
     module, name = BACKENDS[backend]
     worker = Worker(getattr(importlib.import_module(module), name)(), source, sink)
-    return worker.serve(beat_s)
+    try:
+        worker.serve(beat_s)
+    except BaseException:  # what came was no command: nothing after it can be trusted
+        _crash()
+    # No return: the interpreter would wait for threads deep in a prompt, a load or the engine.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _take_pipes() -> tuple[int, int]:
@@ -73,7 +80,8 @@ class Worker:
         self._process = psutil.Process()
         self._leave = threading.Event()
 
-    def serve(self, beat_s: float) -> int:
+    def serve(self, beat_s: float) -> None:
+        """Until the input ends or says so. Raises ValueError when it makes no sense."""
         self._send(wire.Hello(pid=os.getpid(), protocol=wire.PROTOCOL, engine=self._backend.engine))
         threading.Thread(target=self._beat_forever, args=(beat_s,), daemon=True).start()
         engine = threading.Thread(target=self._drive, name="engine", daemon=True)
@@ -87,8 +95,7 @@ class Worker:
         # The gateway is gone or has said so: nobody waits for an answer any more.
         self._leave.set()
         self._inbox.put(None)
-        engine.join(timeout=5)
-        return 0
+        engine.join(LEAVE_S)
 
     # ---- commands -------------------------------------------------------------------------------
     def _hear(self, command: wire.Command) -> None:
@@ -111,19 +118,31 @@ class Worker:
         )
 
     def _prepare(self, command: wire.Generate) -> None:
-        with self._answering(command.id):
+        try:
             prepared = self._backend.prepare(command)
+        except TabAgentError as error:
+            if self._claim(command.id):
+                self._send(failed(command.id, error))
+        except BaseException:
+            _crash()
+        else:
             self._inbox.put(lambda: self._submit(command, prepared))
 
+    def _claim(self, id_: int) -> bool:
+        """Whether a request in preparation is the caller's to answer: it is only one thread's."""
+        try:
+            self._preparing.remove(id_)
+        except KeyError:
+            return False
+        return True
+
     def _submit(self, command: wire.Generate, prepared: Any) -> None:
-        if command.id in self._preparing:  # else it was cancelled meanwhile
-            self._preparing.discard(command.id)
+        if self._claim(command.id):  # else it was cancelled meanwhile
             with self._answering(command.id):
                 self._backend.submit(command, prepared)
 
     def _cancel(self, command: wire.Cancel) -> None:
-        if command.id in self._preparing:
-            self._preparing.discard(command.id)
+        if self._claim(command.id):
             if command.halt:
                 self._send(wire.Finished(command.id, "stop", "halted", wire.Usage(0, 0)))
         elif (end := self._backend.cancel(command.id, halt=command.halt)) is not None:
@@ -135,12 +154,12 @@ class Worker:
             self._send(wire.Done(id_, work()))
 
     @contextlib.contextmanager
-    def _answering(self, id_: int) -> Any:
+    def _answering(self, id_: int) -> Iterator[None]:
         """Errors become the command's answer; what is no TabAgentError ends the process."""
         try:
             yield
         except TabAgentError as error:
-            self._send(wire.Failed(id_, error.slug, error.detail, error.members))
+            self._send(failed(id_, error))
         except BaseException:
             _crash()
 
@@ -192,7 +211,7 @@ class Worker:
             self._leave.set()  # the gateway is gone; the reader sees it too
 
 
-def _crash() -> None:
+def _crash() -> NoReturn:
     """Say why and go: a worker in doubt serves nobody, a new one does."""
     traceback.print_exc()
     sys.stderr.flush()

@@ -7,15 +7,17 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any, Final
 
-from tabagent.errors import ChatTemplateRejected, InternalError
+from tabagent.errors import ChatTemplateRejected, InternalError, InvalidRequest
 from tabagent.frames import FrameDecoder, encode
 
 RENDER_S: Final = 2.0
 START_S: Final = 20.0
-MARKS: Final = [chr(code) for code in range(0xE000, 0xE100)]  # private use: means nothing to anyone
+LONGEST_OPEN: Final = 64  # characters of a control token's beginning at the end of a text
+MARKS: Final = [chr(code) for code in range(0xE000, 0xF900)]  # private use: means nothing to anyone
 
 
 class TemplateRenderer:
@@ -31,15 +33,17 @@ class TemplateRenderer:
 
     def render(self, variables: dict[str, Any]) -> str:
         """The prompt. Raises ChatTemplateRejected in the template's own words."""
-        request = json.dumps({"template": self._template, "variables": variables}).encode()
+        message = {"template": self._template, "variables": variables}
+        request = json.dumps(message, ensure_ascii=False).encode()
         with self._lock:
-            answer = self._child.ask(request)
-            if answer is None:
+            if not self._child.alive:  # killed for its last request, or by someone else
                 self._child.close()
                 self._child = _Child()
-                raise ChatTemplateRejected(
-                    f"the template took more than {RENDER_S:g} seconds or too much memory"
-                )
+            answer = self._child.ask(request)
+        if answer is None:
+            raise ChatTemplateRejected(
+                f"the template took more than {RENDER_S:g} seconds or too much memory"
+            )
         if "error" in answer:
             raise ChatTemplateRejected(answer["error"])
         return answer["text"]
@@ -60,8 +64,12 @@ class _Child:
             bufsize=0,
         )
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def ask(self, request: bytes) -> dict[str, str] | None:
-        """The answer, or None when the child died or had to be killed."""
+        """The answer, or None when the child died or had to be killed, which ends it."""
         if not self._ready:
             if self._within(START_S, self._read) is None:
                 raise InternalError("the template renderer did not start")
@@ -83,11 +91,15 @@ class _Child:
         timer = threading.Timer(seconds, self._process.kill)
         timer.start()
         try:
-            return work()
-        except OSError:
-            return None
-        finally:
-            timer.cancel()
+            answer = work()
+        except (OSError, ValueError):  # a broken pipe; a pipe that `close` has closed
+            answer = None
+        timer.cancel()
+        timer.join()
+        if answer is None:
+            self._process.kill()
+            self._process.wait()
+        return answer
 
     def _read(self) -> bytes | None:
         stdout = self._process.stdout
@@ -108,53 +120,82 @@ class _Child:
 class ControlTokenGuard:
     """Keeps what people wrote from being read as the model's control tokens.
 
-    Where a text holds the spelling of one (`<|im_end|>`), a private-use character is put inside it
-    before the template sees it. `split` takes it out again and says which stretches of the prompt
-    must be tokenised as plain text.
+    Behind the first character of each spelling of one (`<|im_end|>`) in their texts a private-use
+    character is put before the template sees it, also where a text ends in the beginning of one,
+    for a template may put two texts together. `split` takes it out again and says which stretches
+    of the prompt must be tokenised as plain text.
     """
 
     def __init__(self, control_tokens: Iterable[str]) -> None:
-        spellings = sorted((t for t in control_tokens if len(t) > 1), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, spellings))) if spellings else None
+        self._spellings = frozenset(t for t in control_tokens if t)
+        self._lengths = sorted({len(t) for t in self._spellings}, reverse=True)
+        firsts = re.escape("".join({t[0] for t in self._spellings}))
+        self._first = re.compile(f"[{firsts}]" if firsts else "(?!)")
+        longest = min(max(self._lengths, default=1), LONGEST_OPEN + 1)
+        self._beginnings = {t[:n] for t in self._spellings for n in range(1, longest) if n < len(t)}
+        self._longest_open = longest - 1
 
     def guard(self, value: Any) -> tuple[Any, str]:
         """`value` with every string in it guarded, and the mark that was used, or ""."""
-        if self._pattern is None or not _any_string(value, self._pattern.search):
+        texts = list(_strings(value))
+        if not any(self._starts(text) for text in texts):
             return value, ""
-        mark = next(m for m in MARKS if not _any_string(value, re.compile(m).search))
-        pattern = self._pattern
-
-        def guarded(text: str) -> str:
-            return pattern.sub(lambda found: found[0][0] + mark + found[0][1:], text)
-
-        return _map_strings(value, guarded), mark
+        used = set().union(*texts)
+        mark = next((mark for mark in MARKS if mark not in used), None)
+        if mark is None:
+            detail = "must not use every private-use character there is"
+            raise InvalidRequest(
+                f"the messages {detail}",
+                param="messages",
+                errors=[{"pointer": "/messages", "detail": detail}],
+            )
+        return _map_strings(value, lambda text: self._marked(text, mark)), mark
 
     def split(self, prompt: str, mark: str) -> list[tuple[str, bool]]:
         """(text, whether control tokens may be read in it), in order."""
-        if not mark or self._pattern is None:
+        if not mark:
             return [(prompt, True)]
-        whole = re.compile(f".{mark}", re.DOTALL)
+        clean = prompt.replace(mark, "")
         parts: list[tuple[str, bool]] = []
         end = 0
-        for found in whole.finditer(prompt):
-            if found.start() < end:
-                continue
-            start = found.start()
-            plain = self._pattern.match(prompt[start] + prompt[start + 2 :])
-            length = len(plain[0]) + 1 if plain else 2
-            parts.append((prompt[end:start], True))
-            parts.append((prompt[start : start + length].replace(mark, ""), False))
-            end = start + length
-        parts.append((prompt[end:], True))
+        for count, found in enumerate(re.finditer(mark, prompt), 1):
+            start = found.start() - count  # in `clean`, of the character before the mark
+            if start >= end and (plain := self._spelled(clean, start)):
+                parts += [(clean[end:start], True), (plain, False)]
+                end = start + len(plain)
+        parts.append((clean[end:], True))
         return [(text, special) for text, special in parts if text]
 
+    def _marked(self, text: str, mark: str) -> str:
+        cuts = [0, *(start + 1 for start in self._starts(text)), len(text)]
+        return mark.join(text[start:end] for start, end in pairwise(cuts))
 
-def _any_string(value: Any, test: Callable[[str], Any]) -> bool:
+    def _starts(self, text: str) -> list[int]:
+        """Where control tokens are spelled, or begin and reach to the end; templates trim it."""
+        end = len(text.rstrip())
+        open_from = end - self._longest_open
+        return [
+            start
+            for start in (found.start() for found in self._first.finditer(text))
+            if self._spelled(text, start)
+            or (start >= open_from and text[start:end] in self._beginnings)
+        ]
+
+    def _spelled(self, text: str, start: int) -> str:
+        """The longest control token that is spelled at `start`, or ""."""
+        pieces = (text[start : start + length] for length in self._lengths)
+        return next((piece for piece in pieces if piece in self._spellings), "")
+
+
+def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        return bool(test(value))
-    if isinstance(value, dict):
-        return any(_any_string(v, test) for v in (*value, *value.values()))
-    return isinstance(value, list) and any(_any_string(v, test) for v in value)
+        yield value
+    elif isinstance(value, dict):
+        for part in (*value, *value.values()):
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
 
 
 def _map_strings(value: Any, change: Callable[[str], str]) -> Any:

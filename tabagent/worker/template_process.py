@@ -9,27 +9,43 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NoReturn
 
-from jinja2 import Template, TemplateError
-from jinja2.ext import loopcontrols
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tabagent.frames import FrameDecoder, encode
 
 MEMORY: Final = 512 * 2**20  # bytes of address space
 LARGEST: Final = 8 * 2**20  # characters of a rendered prompt
+ALARM_S: Final = 3  # a request ends then even when no worker is left to end it
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks the answers for training; here it only encloses them."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
     """As Hugging Face's templates expect it: trimmed blocks, break and continue, `tojson` as is."""
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+        )
         self.filters["tojson"] = _to_json
         self.globals["raise_exception"] = _raise
         self.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
@@ -61,11 +77,17 @@ def render(template: Template, variables: dict[str, Any]) -> dict[str, str]:
             size += len(part)
             if size > LARGEST:
                 return {"error": f"the prompt grew over {LARGEST} characters"}
+        text = "".join(parts)
+        text.encode()  # an escape in a template can make half a character
     except MemoryError:
         return {"error": "the template used too much memory"}
     except Exception as error:  # a template can raise anything; all of it is the template's fault
-        return {"error": f"{error}"[:500] or type(error).__name__}
-    return {"text": "".join(parts)}
+        return {"error": _said(error)}
+    return {"text": text}
+
+
+def _said(error: Exception) -> str:
+    return f"{error}"[:500].encode(errors="replace").decode() or type(error).__name__
 
 
 def main(read: Callable[[int], bytes], write: Callable[[bytes], Any]) -> None:
@@ -76,11 +98,20 @@ def main(read: Callable[[int], bytes], write: Callable[[bytes], Any]) -> None:
     while data := read(1 << 16):
         for body in decoder.feed(data):
             request = json.loads(body)
+            _alarm(ALARM_S)
             try:
                 answer = render(compiled(request["template"]), request["variables"])
-            except (TemplateError, RecursionError, MemoryError, ValueError) as error:
-                answer = {"error": f"the template does not compile: {error}"[:500]}
-            write(encode(json.dumps(answer).encode()))
+            except Exception as error:  # Python's compiler has its own limits and errors
+                answer = {"error": f"the template does not compile: {_said(error)}"}
+            said = json.dumps(answer, ensure_ascii=False).encode()
+            _alarm(0)
+            write(encode(said))
+
+
+def _alarm(seconds: int) -> None:
+    """The process ends after so many seconds; 0 calls it off. The kernel does it."""
+    if sys.platform != "win32":
+        signal.alarm(seconds)
 
 
 def _limit() -> None:

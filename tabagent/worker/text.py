@@ -17,7 +17,7 @@ class TextStream:
     """
 
     def __init__(self, stops: list[str]) -> None:
-        self._stops = stops
+        self._stops = [stop for stop in stops if stop]  # the empty one is everywhere
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._held = ""
         self.stopped = False

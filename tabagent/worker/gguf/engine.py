@@ -80,14 +80,14 @@ class GgufBackend:
                 return {"tokens": tokens, "pieces": pieces}
             case wire.Detokenize():
                 for position, token in enumerate(command.tokens):
-                    if token >= model.n_vocab:
+                    if not 0 <= token < model.n_vocab:
                         raise InvalidRequest(
                             f"token {token} is not in the vocabulary of {model.n_vocab}",
                             param="tokens",
                             errors=[
                                 {
                                     "pointer": f"/tokens/{position}",
-                                    "detail": f"less than {model.n_vocab}",
+                                    "detail": f"must be 0 to {model.n_vocab - 1}",
                                 }
                             ],
                         )
@@ -97,14 +97,20 @@ class GgufBackend:
     def prepare(self, command: wire.Generate) -> Prepared:
         model = self._loaded()
         if command.messages is not None:
+            param = "messages"
             _, tokens = self._render(command.messages, command.variables, True)
         else:
-            tokens = model.tokenize(command.text or "", add_special=True, parse_special=False)
+            param = "prompt"
+            text = command.text or ""
+            # `add_special` would also end the prompt where a model's file asks for that.
+            tokens = model.prompt_start + model.tokenize(
+                text, add_special=False, parse_special=False
+            )
         if not tokens:
             raise InvalidRequest(
                 "the prompt is empty",
-                param="prompt",
-                errors=[{"pointer": "/prompt", "detail": "must hold at least one token"}],
+                param=param,
+                errors=[{"pointer": f"/{param}", "detail": "must hold at least one token"}],
             )
         room = self._n_ctx - len(tokens)
         if room < 1:
@@ -136,12 +142,10 @@ class GgufBackend:
                 "add_generation_prompt": generation,
             }
         )
-        add_bos = model.add_bos and not (model.bos and prompt.startswith(model.bos))
-        tokens: list[int] = []
-        for position, (text, special) in enumerate(self._guard.split(prompt, mark)):
-            tokens += model.tokenize(
-                text, add_special=add_bos and position == 0, parse_special=special
-            )
+        starts = model.bos != "" and prompt.startswith(model.bos)  # the template did it
+        tokens = [] if starts or not prompt else list(model.prompt_start)
+        for text, special in self._guard.split(prompt, mark):
+            tokens += model.tokenize(text, add_special=False, parse_special=special)
         return prompt.replace(mark, "") if mark else prompt, tokens
 
     def _loaded(self) -> Model:

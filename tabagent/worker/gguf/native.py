@@ -17,7 +17,6 @@ from tabagent.errors import ModelCorrupt, OutOfMemory, UnsupportedModel
 ENGINE: Final = (
     f"llama.cpp {C.llama_version().decode()} (llama-cpp-python {version('llama-cpp-python')})"
 )
-LEVELS: Final = {2: "info", 3: "warn", 4: "error"}
 _recent: collections.deque[str] = collections.deque(maxlen=20)
 
 
@@ -56,20 +55,22 @@ class Model:
         self._vocab = C.llama_model_get_vocab(self.pointer)
         self.n_vocab: int = C.llama_vocab_n_tokens(self._vocab)
         self.context_length: int = C.llama_model_n_ctx_train(self.pointer)
-        self.add_bos = bool(C.llama_vocab_get_add_bos(self._vocab))
-        self.bos = self._special(C.llama_vocab_bos(self._vocab))
+        bos = C.llama_vocab_bos(self._vocab)
+        self.bos = self._special(bos)
+        self.prompt_start = [bos] if bos >= 0 and C.llama_vocab_get_add_bos(self._vocab) else []
         self.eos = self._special(C.llama_vocab_eos(self._vocab))
         template = C.llama_model_chat_template(self.pointer, None)
-        self.chat_template: str | None = template.decode() if template else None
+        self.chat_template: str | None = template.decode(errors="replace") if template else None
         self.end_tokens = [t for t in range(self.n_vocab) if C.llama_vocab_is_eog(self._vocab, t)]
         self._pieces: dict[int, bytes] = {}
 
     def control_tokens(self) -> list[str]:
-        """The spellings of all control tokens."""
+        """The spellings of all tokens that `parse_special` reads."""
+        special = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
         return [
             self.piece(token, special=True).decode(errors="replace")
             for token in range(self.n_vocab)
-            if C.llama_vocab_get_attr(self._vocab, token) & C.LLAMA_TOKEN_ATTR_CONTROL
+            if C.llama_vocab_get_attr(self._vocab, token) & special
         ]
 
     def meta(self, key: str) -> str | None:
@@ -116,18 +117,20 @@ class Model:
 
 
 def _load_error(path: str) -> Exception:
-    said = "\n".join(_recent)
+    name = os.path.basename(path)
+    lines = [line.replace(path, name) for line in _recent]  # a path is nobody else's business
+    said = "\n".join(lines)
     if "unknown model architecture" in said:
-        name = said.partition("unknown model architecture: ")[2].split("\n")[0].strip("' ")
+        kind = said.partition("unknown model architecture: ")[2].split("\n")[0].strip("' ")
         return UnsupportedModel(
-            f"llama.cpp does not know the architecture {name!r}", architecture=name
+            f"llama.cpp does not know the architecture {kind!r}", architecture=kind
         )
     if "failed to allocate" in said or "unable to allocate" in said:
         return OutOfMemory("llama.cpp could not allocate the model", device="cpu")
-    last = next((line for line in reversed(_recent) if "error" in line.lower()), "")
+    last = next((line for line in reversed(lines) if "error" in line.lower()), "")
     return ModelCorrupt(
         "llama.cpp cannot load this file",
-        file=os.path.basename(path),
+        file=name,
         check="engine",
         expected="a model that loads",
         actual=last.rpartition(": ")[2][:300] or "refused",
@@ -151,8 +154,9 @@ class Context:
         if not self.pointer:
             raise OutOfMemory("llama.cpp could not make room for the KV cache", device="cpu")
         self._memory = C.llama_get_memory(self.pointer)
-        self._batch = C.llama_batch_init(batch, 0, 1)
-        self.batch_size = batch
+        # No more than the context holds: it aborts on one token over.
+        self.batch_size: int = C.llama_n_batch(self.pointer)
+        self._batch = C.llama_batch_init(self.batch_size, 0, 1)
         self.kv_tokens: int = C.llama_n_ctx(self.pointer)
 
     def clear_batch(self) -> None:

@@ -11,26 +11,26 @@ from tabagent import wire
 from tabagent.worker.gguf.native import Context, Model
 
 DEFAULTS: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
-META: Final = {
-    "temperature": "temp",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "repeat_penalty": "penalty_repeat",
-    "repeat_last_n": "penalty_last_n",
+META: Final = {  # the key in a model file, and what a recommendation may say
+    "temperature": ("temp", 0.0, 100.0),
+    "top_k": ("top_k", 0.0, 2.0**31 - 1),
+    "top_p": ("top_p", 0.0, 1.0),
+    "min_p": ("min_p", 0.0, 1.0),
+    "repeat_penalty": ("penalty_repeat", 0.01, 100.0),
+    "repeat_last_n": ("penalty_last_n", 0.0, 2.0**20),
 }
 
 
 def model_defaults(model: Model) -> dict[str, float]:
     """llama.cpp's defaults, overridden by what the model file recommends."""
     found = dict(DEFAULTS)
-    for name, key in META.items():
-        value = model.meta(f"general.sampling.{key}")
+    for name, (key, least, most) in META.items():
         try:
-            if value is not None:
-                found[name] = float(value)
+            value = float(model.meta(f"general.sampling.{key}") or "")
         except ValueError:
-            continue  # a recommendation that is no number recommends nothing
+            continue  # what is no number recommends nothing, nor does one out of range
+        if least <= value <= most:
+            found[name] = value
     return found
 
 

@@ -14,13 +14,15 @@ from time import monotonic
 from typing import Final
 
 from tabagent import wire
-from tabagent.errors import QueueTimeout, TabAgentError
+from tabagent.errors import QueueTimeout
+from tabagent.worker.backend import failed
 from tabagent.worker.gguf.native import Context
 from tabagent.worker.gguf.sampling import Sampler
 from tabagent.worker.text import TextStream
 
 STEP_S: Final = 0.5  # a prefill chunk aims at this, so that a cancel never waits longer
 SMALLEST_CHUNK: Final = 32
+FIRST_CHUNK: Final = 128  # while the speed is not known
 
 
 @dataclass(eq=False)
@@ -111,8 +113,8 @@ class Scheduler:
 
     def step(self) -> list[wire.Event]:
         """One decode step and its events: Pieces for all, then Finished and Failed."""
-        events = self._expire()
         self._admit()
+        events = self._expire()
         batch = self._fill()
         if not batch:
             return events
@@ -128,30 +130,18 @@ class Scheduler:
 
     # ---- slots ----------------------------------------------------------------------------------
     def _expire(self) -> list[wire.Event]:
-        """Turn away who waited too long; the queue is in order of arrival."""
-        events: list[wire.Event] = []
-        while self._waiting:
-            first = self._waiting[0]
-            if first.started_at or monotonic() - first.queued_at < self._queue_wait_s:
-                break  # one that had begun and lost its place to others is never turned away
-            self._retire(first)
-            error: TabAgentError = QueueTimeout(
-                f"no slot came free in {self._queue_wait_s:g} s", retry_after=5
-            )
-            events.append(wire.Failed(first.id, error.slug, error.detail, error.members))
-        return events
+        """Turn away who waited too long, but none that had begun and lost its place to others."""
+        since = monotonic() - self._queue_wait_s
+        late = [s for s in self._waiting if not s.started_at and s.queued_at <= since]
+        for sequence in late:
+            self._retire(sequence)
+        error = QueueTimeout(f"no slot came free in {self._queue_wait_s:g} s", retry_after=5)
+        return [failed(sequence.id, error) for sequence in late]
 
     def _admit(self) -> None:
-        while self._waiting and self._free:
+        while self._waiting and self._free and self._fits(self._waiting[0]):
             sequence = self._waiting.popleft()
-            # The slot that already holds most of this prompt; else the one unused for longest.
-            number = max(
-                self._free,
-                key=lambda n: (
-                    _common(self._free[n].tokens, sequence.tokens),
-                    -self._free[n].used_at,
-                ),
-            )
+            number = max(self._free, key=lambda n: self._worth(self._free[n], sequence))
             slot = self._free.pop(number)
             # The last prompt token is computed anew: its logits are needed.
             shared = min(_common(slot.tokens, sequence.tokens), len(sequence.tokens) - 1)
@@ -162,6 +152,20 @@ class Scheduler:
             if not sequence.started_at:
                 sequence.started_at, sequence.cached = monotonic(), shared
             self._running.append(sequence)
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether it has room beside what runs: else it would be thrown out again at once."""
+        taken = sum(len(other.tokens) for other in self._running)
+        return not taken or taken + len(sequence.tokens) < self._context.kv_tokens
+
+    def _worth(self, slot: _Slot, sequence: Sequence) -> tuple[int, float]:
+        """Most of this prompt wins, then the longest unused.
+
+        A short beginning that all prompts share is not worth another conversation's memory.
+        """
+        shared = _common(slot.tokens, sequence.tokens)
+        same = 2 * shared >= min(len(slot.tokens), len(sequence.tokens))
+        return shared if same else 0, -slot.used_at
 
     def _retire(self, sequence: Sequence) -> None:
         sequence.sampler.close()
@@ -184,10 +188,10 @@ class Scheduler:
         if len(self._running) < 2:
             return False
         youngest = self._running[-1]
+        number = youngest.slot
         self._leave(youngest)
-        youngest.done = 0
+        self._drop(number)
         self._waiting.appendleft(youngest)  # its tokens are kept and computed again later
-        self._drop(max(self._free, key=lambda n: self._free[n].used_at))
         return True
 
     def _drop(self, number: int) -> None:
@@ -216,8 +220,8 @@ class Scheduler:
         context = self._context
         context.clear_batch()
         room = context.batch_size - len(self._running)
-        chunk = int(self._speed * STEP_S) if self._speed else room
-        budget = max(SMALLEST_CHUNK, min(room, chunk))
+        chunk = int(self._speed * STEP_S) if self._speed else FIRST_CHUNK
+        budget = min(room, max(SMALLEST_CHUNK, chunk))
         batch: list[tuple[Sequence, int]] = []
         prompt_tokens = 0
         for sequence in self._running:

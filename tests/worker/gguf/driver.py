@@ -1,0 +1,101 @@
+"""Drives a GgufBackend in this process, as the worker's engine thread would."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tabagent import wire
+from tabagent.worker.gguf.engine import GgufBackend
+
+GREEDY = {"temperature": 0.0, "ignore_eos": True}
+
+
+@dataclass
+class Told:
+    """What one request has come to so far."""
+
+    text: str = ""
+    counts: list[int] = field(default_factory=list)
+    end: wire.Finished | wire.Failed | None = None
+
+    @property
+    def finished(self) -> wire.Finished:
+        assert isinstance(self.end, wire.Finished), self.end
+        return self.end
+
+    @property
+    def usage(self) -> wire.Usage:
+        return self.finished.usage
+
+
+class Engine:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        slots: int = 8,
+        n_ctx: int = 256,
+        kv_tokens: int = 0,
+        queue_wait_s: float = 60.0,
+    ) -> None:
+        self.backend = GgufBackend()
+        room = kv_tokens or slots * n_ctx
+        self.facts = self.backend.load(
+            wire.Load(1, str(path), n_ctx, slots, room, 1, queue_wait_s), lambda _: None
+        )
+        self.told: dict[int, Told] = {}
+        self.ended: list[int] = []  # ids in the order of their ends
+        self._last_id = 0
+
+    def close(self) -> None:
+        self.backend.close()
+
+    def submit(self, prompt: str | list[dict[str, Any]], **more: Any) -> int:
+        """Queue a request, greedy and deaf to end tokens unless told otherwise; its id."""
+        self._last_id += 1
+        sampling = wire.Sampling(**(GREEDY | more.pop("sampling", {})))
+        given = {"text": prompt} if isinstance(prompt, str) else {"messages": prompt}
+        command = wire.Generate(self._last_id, sampling, **given, **more)
+        prepared = self.backend.prepare(command)
+        self.told[self._last_id] = Told()
+        self.backend.submit(command, prepared)
+        return self._last_id
+
+    def step(self) -> list[wire.Event]:
+        events = self.backend.step()
+        for event in events:
+            if isinstance(event, wire.Pieces):
+                for id_, text, count in event.items:
+                    told = self.told[id_]
+                    assert told.end is None, "text after the end"
+                    told.text += text
+                    told.counts.append(count)
+            else:
+                assert isinstance(event, wire.Finished | wire.Failed)
+                assert self.told[event.id].end is None, "a second end"
+                self.told[event.id].end = event
+                self.ended.append(event.id)
+        return events
+
+    def run(self, most: int = 20_000) -> None:
+        """Until nothing is left to do."""
+        while self.backend.busy:
+            self.step()
+            most -= 1
+            assert most, "it does not come to an end"
+
+    def say(self, prompt: str | list[dict[str, Any]], **more: Any) -> Told:
+        """One request, alone, to its end."""
+        id_ = self.submit(prompt, **more)
+        self.run()
+        return self.told[id_]
+
+    @property
+    def slots_used(self) -> int:
+        return self.backend.counts().slots_used
+
+    def tokens(self, text: str, *, special: bool = False) -> list[int]:
+        found: list[int] = self.backend.ask(wire.Tokenize(1, text, parse_special=special))["tokens"]
+        return found
