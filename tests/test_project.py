@@ -1,0 +1,67 @@
+"""What holds for the project as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from starlette.routing import Route
+
+from tabagent.transports.pages import page_routes
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"llama_cpp", "onnxruntime", "lancedb", "torch", "transformers", "numpy", "pyarrow"}
+
+
+def project() -> dict[str, object]:
+    found: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return found
+
+
+def test_the_default_installation_asks_for_no_torch() -> None:
+    needs = " ".join(str(name) for name in project()["dependencies"])  # type: ignore[attr-defined]
+    assert "torch" not in needs
+    assert "sentence-transformers" not in needs
+
+
+def test_the_gateway_imports_nothing_heavy() -> None:
+    """Start-up time and memory rest on this: engines live in workers."""
+    program = "import sys, tabagent.commands.serve; print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert HEAVY & {name.partition(".")[0] for name in modules} == set()
+
+
+def test_every_default_dependency_has_its_reason_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    reasons = readme[readme.index("### Dependencies, and why") :]
+    for requirement in project()["dependencies"]:  # type: ignore[attr-defined]
+        name = str(requirement).partition(">")[0].partition(";")[0]
+        assert name in reasons, name
+
+
+def test_every_default_dependency_is_pinned_in_the_constraints() -> None:
+    pinned = (ROOT / "constraints.txt").read_text().lower().replace("_", "-")
+    for requirement in project()["dependencies"]:  # type: ignore[attr-defined]
+        name = str(requirement).partition(">")[0].partition(";")[0]
+        assert f"\n{name}==" in pinned, name
+
+
+def test_the_raw_routes_are_these() -> None:
+    """What is not an operation is listed here by hand, so that nothing slips past the table."""
+    routes = page_routes(dict, str)
+    assert [route.path for route in routes if isinstance(route, Route)] == [
+        "/",
+        "/api-doc/openapi.json",
+        "/swagger-ui",
+        "/swagger-ui/",
+        "/swagger-ui/start.js",
+        "/swagger-ui/style.css",
+        "/swagger-ui/{name}",
+        "/problems/",
+        "/problems/{slug}",
+    ]
+    assert len(routes) == 9
