@@ -48,6 +48,7 @@ def serve(
     data_dir: DataDir = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
     log_format: Annotated[str | None, typer.Option(help="console or json.")] = None,
+    owned: Annotated[bool, typer.Option(hidden=True, help="Stop when stdin ends.")] = False,
 ) -> None:
     """Serve on port 8080 until Ctrl-C."""
     from tabagent.commands.serve import run
@@ -60,7 +61,7 @@ def serve(
         "log_level": log_level,
         "log_format": log_format,
     }
-    run(flags, model or [])
+    run(flags, model or [], owned=owned)
 
 
 @app.command()

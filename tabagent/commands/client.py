@@ -101,7 +101,8 @@ def server(settings: Settings) -> Iterator[httpx.Client]:
         with client_of(running, settings) as client:
             yield client
     finally:
-        process.terminate()
+        assert process.stdin is not None
+        process.stdin.close()
         try:
             process.wait(settings.drain_s + 5)
         except subprocess.TimeoutExpired:
@@ -114,8 +115,8 @@ def _start(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         return subprocess.Popen(
             # A free port: 8080 may be anybody's, and only this command talks to this server.
-            [sys.executable, "-m", "tabagent", "serve", "--port", "0", *place],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "tabagent", "serve", "--owned", "--port", "0", *place],
+            stdin=subprocess.PIPE,  # held open for as long as we live, and closed by our death
             stdout=output,
             stderr=output,
             start_new_session=os.name == "posix",  # Ctrl-C in the terminal is not for it

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -31,8 +32,12 @@ from tabagent.errors import TabAgentError
 from tabagent.runtime import DataDirectory, DirectoryInUse, Running, UnsafeFile
 
 
-def run(flags: dict[str, Any], models: list[str]) -> None:
-    """Serve until SIGINT or SIGTERM. Raises CommandFailed when it cannot start."""
+def run(flags: dict[str, Any], models: list[str], *, owned: bool = False) -> None:
+    """Serve until SIGINT or SIGTERM. Raises CommandFailed when it cannot start.
+
+    An `owned` server belongs to the process at the other end of its stdin and ends with it, however
+    that ends.
+    """
     files = [Path(name) for name in models if name.endswith(".gguf") or "\\" in name]
     settings = _settings(flags, models, files)
     logs.configure(settings.log_level, settings.log_format)
@@ -47,10 +52,13 @@ def run(flags: dict[str, Any], models: list[str]) -> None:
         url = f"http://{_shown_host(settings.host)}:{gateway.port}"
 
         def ready() -> None:
+            if owned:
+                threading.Thread(target=server.stop_at_end_of_input, daemon=True).start()
             directory.announce(Running(os.getpid(), url, __version__))
             _greet(url, gateway)
 
-        _serve(gateway, listener, ready)
+        server = Server(gateway, ready)
+        _serve(server, listener)
 
 
 def _settings(flags: dict[str, Any], models: list[str], files: list[Path]) -> Settings:
@@ -184,14 +192,19 @@ class Server(uvicorn.Server):
         await self._gateway.stop()
         await super().shutdown(sockets)
 
+    def stop_at_end_of_input(self) -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        self.should_exit = True
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             self.force_exit = self._gateway.hurry = True
         super().handle_exit(sig, frame)
 
 
-def _serve(gateway: Gateway, listener: socket.socket, ready: Callable[[], None]) -> None:
-    server = Server(gateway, ready)
+def _serve(server: Server, listener: socket.socket) -> None:
     # uvicorn raises the signal again once it is done; by then there is nothing left to stop.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)

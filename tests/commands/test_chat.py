@@ -97,6 +97,18 @@ def test_ctrl_c_stops_an_answer_and_the_next_leaves(tmp_path: Path) -> None:
     assert not terminal.isalive()
 
 
+def test_a_chat_that_is_killed_takes_its_server_with_it(terminal: Any) -> None:
+    terminal.expect("Chatting with tabagent/guide")
+    terminal.sendline("Hello")
+    terminal.expect(PROMPT)
+    chat = psutil.Process(terminal.pid)
+    # The server, its worker and the template renderer.
+    eventually(lambda: len(chat.children(recursive=True)) == 3, 10)
+    family = chat.children(recursive=True)
+    psutil.Process(terminal.pid).kill()
+    eventually(lambda: not any(p.is_running() and p.status() != "zombie" for p in family), 10)
+
+
 def test_lines_from_a_pipe_are_answered_too(tmp_path: Path) -> None:
     result = subprocess.run(
         [*TABAGENT, "chat", "--data-dir", str(tmp_path)],
