@@ -16,6 +16,7 @@ from tabagent.frames import FrameDecoder, encode
 
 RENDER_S: Final = 2.0
 START_S: Final = 20.0
+LEAVE_S: Final = 0.3
 LONGEST_OPEN: Final = 64  # characters of a control token's beginning at the end of a text
 MARKS: Final = [chr(code) for code in range(0xE000, 0xF900)]  # private use: means nothing to anyone
 
@@ -110,11 +111,16 @@ class _Child:
         return None
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                pipe.close()
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.close()
+        try:
+            self._process.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:  # in the middle of a template
+            self._process.kill()
+            self._process.wait()
+        stdout.close()
 
 
 class ControlTokenGuard:
