@@ -1,0 +1,1 @@
+"""How the built-in guide model is made: corpus, training, export and evaluation."""
