@@ -154,7 +154,8 @@ def test_killing_the_server_leaves_no_worker_of_the_real_engine(tmp_path: Path) 
 
 
 def test_a_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TABAGENT_N_CTX", "60000")  # an answer long enough to be cut
+    monkeypatch.setenv("TABAGENT_N_CTX", "30000")  # an answer long enough to be cut
+    monkeypatch.setenv("TABAGENT_SLOTS", "1")
     with serving(tmp_path) as (process, url):
         body = chat_body("Hello", None, stream=True, ignore_eos=True)
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as stream:
