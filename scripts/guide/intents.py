@@ -75,6 +75,8 @@ def load_intents() -> dict[str, Intent]:
         for row in rows:
             if row.id in intents:
                 raise ValueError(f"two intents are called {row.id}")
+            if not all(re.search(fact, text) for fact in row.facts for text in row.answers):
+                raise ValueError(f"an answer of {row.id} lacks one of its facts")
             intents[row.id] = row
     return intents
 

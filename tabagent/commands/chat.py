@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -24,6 +25,8 @@ HELP: Final = """\
 
 def run(settings: Settings, model: str | None, system: str | None) -> None:
     """Read, answer, repeat."""
+    if sys.stdin.isatty():  # Ctrl-C is ours also where whoever started us ignored it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with server(settings) as client:
         Conversation(client, model, system).go(_reader(settings))
 

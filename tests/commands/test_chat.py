@@ -21,10 +21,11 @@ PROMPT = r">.*\x1b\[\?25h"  # drawn, and the cursor is shown again
 UP, CTRL_C = "\x1b[A", "\x03"
 
 
-def open_chat(data: Path, *more: str) -> Any:
+def open_chat(data: Path, *more: str, ignoring: str = "") -> Any:
+    command = [sys.executable, "-m", "tabagent", "chat", "--data-dir", str(data), *more]
     return pexpect.spawn(
-        sys.executable,
-        ["-m", "tabagent", "chat", "--data-dir", str(data), *more],
+        "/bin/sh",
+        ["-c", f'trap "" {ignoring}; exec "$0" "$@"' if ignoring else 'exec "$0" "$@"', *command],
         encoding="utf-8",
         timeout=30,
         dimensions=(40, 100),
@@ -75,10 +76,11 @@ def test_ctrl_c_at_the_prompt_leaves(terminal: Any) -> None:
     assert terminal.exitstatus == 0
 
 
-def test_ctrl_c_stops_an_answer_and_the_next_leaves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ignoring", ["", "INT"])  # as background jobs of a shell are started
+def test_ctrl_c_stops_an_answer_and_the_next_leaves(tmp_path: Path, ignoring: str) -> None:
     with LiveServer(tmp_path, extra=[fake_model()]) as server:
         DataDirectory(tmp_path).announce(Running(os.getpid(), server.url, "test"))
-        terminal = open_chat(tmp_path, "--model", FAKE)
+        terminal = open_chat(tmp_path, "--model", FAKE, ignoring=ignoring)
         terminal.expect("Chatting with fake/counter")
         terminal.sendline("1000 sleep")
         terminal.expect("1 2 3 4 ")

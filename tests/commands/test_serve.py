@@ -143,7 +143,8 @@ def test_killing_the_server_leaves_no_worker_of_the_real_engine(tmp_path: Path) 
     with serving(tmp_path) as (process, url):
         body = chat_body("Hello", None, stream=True, ignore_eos=True)
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # held: its end would hang up
+            next(lines)
             family = psutil.Process(process.pid).children(recursive=True)
             assert len(family) == 2  # the worker, and its template renderer
             process.kill()
@@ -159,7 +160,8 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.Monke
     with serving(tmp_path) as (process, url):
         body = chat_body("Hello", None, stream=True, ignore_eos=True)
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # held: its end would hang up
+            next(lines)
             process.terminate()
             time.sleep(0.3)
             assert process.poll() is None
