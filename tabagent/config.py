@@ -6,6 +6,7 @@ TOML file (`TABAGENT_CONFIG`, else `config.toml` in the user's configuration dir
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from pathlib import Path
@@ -64,7 +65,7 @@ class Settings(BaseSettings):
     )
     auth: Literal["auto", "always"] = Field(
         "auto",
-        description="`auto`: local programs need no token for USER operations. `always`: all do.",
+        description="`auto`: local programs need no token for USER operations; beyond this machine and with `always` all do.",
     )
     token: str | None = Field(
         None,
@@ -112,6 +113,14 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
 
     @property
+    def local_only(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False  # a name, which may lead anywhere
+
+    @property
     def models_path(self) -> Path:
         return self.models_dir or self.data_dir / "models"
 
@@ -133,6 +142,8 @@ class Settings(BaseSettings):
 
 def load(**flags: Any) -> Settings:
     """The effective settings; flags that are None count as not given. Raises ConfigError."""
+    if PREFIX + "CONFIG" in os.environ and not config_file().is_file():
+        raise ConfigError(f"{PREFIX}CONFIG names no file: {config_file()}")
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         settings = Settings(**given)

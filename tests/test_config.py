@@ -55,6 +55,12 @@ def test_a_bad_value_is_named_with_its_source(
     assert says in str(caught.value)
 
 
+def test_a_named_file_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TABAGENT_CONFIG", "/nowhere/config.toml")
+    with pytest.raises(ConfigError, match="TABAGENT_CONFIG names no file"):
+        load()
+
+
 @pytest.mark.parametrize("text", ["port = ", "prot = 1"])
 def test_a_bad_file_is_refused(text: str) -> None:
     write(text)
@@ -66,7 +72,7 @@ def test_settings_are_frozen_and_hide_the_token() -> None:
     settings = load(token="a secret of some length")
     assert "a secret" not in repr(settings)
     with pytest.raises(ValueError, match="frozen"):
-        settings.port = 1  # type: ignore[misc]
+        settings.port = 1  # type: ignore[misc]  # that is the test
 
 
 def test_every_setting_is_described() -> None:

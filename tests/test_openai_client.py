@@ -97,7 +97,7 @@ def test_our_message_is_what_a_person_sees(client: openai.OpenAI) -> None:
 
 def test_parameters_are_honoured_or_refused(client: openai.OpenAI) -> None:
     def say(**more: object) -> openai.types.chat.ChatCompletion:
-        return client.chat.completions.create(  # type: ignore[no-any-return, call-overload]
+        return client.chat.completions.create(  # type: ignore[no-any-return, call-overload]  # any wrong thing
             model=BUILTIN, messages=[{"role": "user", "content": "What is TabAgent?"}], **more
         )
 

@@ -66,10 +66,12 @@ class Catalog:
         return list(self._known.values())
 
     def find(self, name: str) -> Model:
-        """The model with this id, or the only one whose id ends in `/name`. Raises ModelNotFound."""
-        model = self._pick(name)
-        if model is not None and (model.id in self._extra or self._unchanged(model)):
-            return model
+        """The model with this id, or the only one whose id ends in `/name`. Raises ModelNotFound.
+
+        Reads directories when that is not known: not for the event loop.
+        """
+        if (known := self.known(name)) is not None:
+            return known
         self.scan()
         model = self._pick(name)
         if model is None:
@@ -83,6 +85,13 @@ class Catalog:
                 ),
             )
         return model
+
+    def known(self, name: str) -> Model | None:
+        """What the last scan found, if its file has not changed since."""
+        model = self._pick(name)
+        if model is not None and (model.id in self._extra or self._unchanged(model)):
+            return model
+        return None
 
     def _pick(self, name: str) -> Model | None:
         if name in self._known:

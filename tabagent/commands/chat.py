@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 
@@ -40,6 +41,8 @@ class Conversation:
         self._messages: list[dict[str, str]] = list(self._opening)
 
     def go(self, read: Callable[[], str]) -> None:
+        if self._model:
+            self._choose(self._model)
         models = call(self._client, "GET", "/v1/models")["data"]
         name = self._model or next((m["id"] for m in models if m["selected"]), "the selected model")
         print(f"Chatting with {name}. /help lists what else there is.\n")
@@ -62,14 +65,21 @@ class Conversation:
             self._messages = list(self._opening)
             print("  The conversation is forgotten.\n")
         elif name == "/model" and rest.strip():
-            self._model = rest.strip()
-            print(f"  From now on with {self._model}.\n")
+            try:
+                self._choose(rest.strip())
+                print(f"  From now on with {self._model}.\n")
+            except CommandFailed as failed:
+                print(f"  {failed}\n", file=sys.stderr)
         elif name == "/models":
             for model in call(self._client, "GET", "/v1/models")["data"]:
                 print(f"  {model['id']}")
             print()
         else:
             print(HELP + "\n")
+
+    def _choose(self, name: str) -> None:
+        """Take a model by its full id. Raises CommandFailed when there is none of that name."""
+        self._model = call(self._client, "GET", f"/v1/models/{quote(name, safe='')}")["id"]
 
     def _turn(self, text: str) -> None:
         self._messages.append({"role": "user", "content": text})

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote
 
 from rich.console import Console
 from rich.table import Table
 
-from tabagent.commands.client import call, connect, running_server
+from tabagent.commands.client import call, client_of, connect, running_server
 from tabagent.config import Settings
 
 console = Console()
@@ -46,8 +45,9 @@ def show_models(settings: Settings) -> None:
 
 
 def _listed(settings: Settings) -> list[dict[str, Any]]:
-    if running_server(settings) is not None:
-        with connect(settings) as client:
+    running = running_server(settings)
+    if running is not None:
+        with client_of(running, settings) as client:
             return list(call(client, "GET", "/v1/models")["data"])
     import asyncio
 
@@ -105,10 +105,6 @@ def unload_model(settings: Settings, request: dict[str, Any]) -> None:
     with connect(settings) as client:
         gone = call(client, "POST", "/v1/models/unload", request)
     console.print(f"{gone['model']} is unloaded")
-
-
-def model_path(model_id: str) -> str:
-    return f"/v1/models/{quote(model_id, safe='')}"
 
 
 def _size(count: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import signal
 import socket
@@ -79,15 +78,10 @@ def _settings(flags: dict[str, Any], models: list[str], files: list[Path]) -> Se
 
 def _check_exposure(settings: Settings) -> None:
     """Beyond this machine only with a token that the owner chose to set."""
-    try:
-        local = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        local = False
-    if not local and settings.token is None:
+    if not settings.local_only and settings.token is None:
         raise CommandFailed(
             f"refusing to listen on {settings.host} without a token",
-            "set TABAGENT_TOKEN (16 characters or more) and TABAGENT_AUTH=always, "
-            "or stay on 127.0.0.1",
+            "set TABAGENT_TOKEN (16 characters or more), or stay on 127.0.0.1",
             BAD_CONFIG,
         )
 

@@ -125,7 +125,7 @@ class Supervisor:
         if self._stopping:
             raise errors.ShuttingDown
         if model.problem is not None:
-            raise model.problem
+            raise model.problem.with_traceback(None)  # kept in the catalogue, raised often
         entry = self._loaded[model.id] = Loaded(model, placement)
         self._spin_up(entry)
         return entry

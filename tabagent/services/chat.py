@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Annotated, Any, Literal, Self
 
@@ -143,7 +143,7 @@ class ChatCompletion(Reply):
 class Chat:
     """`resolve` finds a model by name; `run` runs one generation."""
 
-    def __init__(self, resolve: Callable[[str | None], Model], run: Run) -> None:
+    def __init__(self, resolve: Callable[[str | None], Awaitable[Model]], run: Run) -> None:
         self._resolve, self._run = resolve, run
 
     async def create(self, request: ChatRequest, call: Call) -> AsyncGenerator[ChatChunk, None]:
@@ -152,7 +152,7 @@ class Chat:
         The conversation goes through the model's own chat template. A conversation that does not
         fit into the context is refused, never cut.
         """
-        model = self._resolve(request.model)
+        model = await self._resolve(request.model)
         head: dict[str, Any] = {
             "id": "chatcmpl-" + call.request_id.replace("-", ""),
             "object": "chat.completion.chunk",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Literal
 
@@ -56,7 +56,7 @@ class Completion(Reply):
 class Completions:
     """`resolve` finds a model by name; `run` runs one generation."""
 
-    def __init__(self, resolve: Callable[[str | None], Model], run: Run) -> None:
+    def __init__(self, resolve: Callable[[str | None], Awaitable[Model]], run: Run) -> None:
         self._resolve, self._run = resolve, run
 
     async def create(
@@ -66,7 +66,7 @@ class Completions:
 
         No chat template is applied. A text that does not fit into the context is refused.
         """
-        model = self._resolve(request.model)
+        model = await self._resolve(request.model)
         id_, created = "cmpl-" + call.request_id.replace("-", ""), int(time.time())
 
         def build(command_id: int) -> wire.Generate:

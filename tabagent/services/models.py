@@ -127,9 +127,14 @@ class Models:
         self._catalog, self._supervisor = catalog, supervisor
         self.selected = settings.model or BUILTIN
 
-    def resolve(self, name: str | None) -> Model:
+    async def resolve(self, name: str | None) -> Model:
         """The model a request names; the selected one when it names none."""
-        return self._catalog.find(name or self.selected)
+        return await self._find(name or self.selected)
+
+    async def _find(self, name: str) -> Model:
+        """Known and unchanged costs a `stat`; else directories and headers are read, in a thread."""
+        known = self._catalog.known(name)
+        return known if known else await asyncio.to_thread(self._catalog.find, name)
 
     def context_length(self, model: Model) -> int:
         """Tokens one sequence may have, as loaded now."""
@@ -143,14 +148,14 @@ class Models:
 
     async def info(self, request: ModelName, call: Call) -> ModelInfo:
         """Describe one model."""
-        return self._info(await asyncio.to_thread(self._catalog.find, request.model_id))
+        return self._info(await self._find(request.model_id))
 
     async def load(self, request: LoadRequest, call: Call) -> LoadedInfo:
         """Load a model and wait until it can answer.
 
         Naming a model in a request loads it too; this is for choosing how, or for doing it early.
         """
-        model = await asyncio.to_thread(self._catalog.find, request.model)
+        model = await self._find(request.model)
         entry = await self._supervisor.load(
             model, n_ctx=request.n_ctx, slots=request.slots, force_reload=request.force_reload
         )
@@ -158,7 +163,7 @@ class Models:
 
     async def unload(self, request: UnloadRequest, call: Call) -> Unloaded:
         """Let a model go and give its memory back."""
-        model = await asyncio.to_thread(self._catalog.find, request.model)
+        model = await self._find(request.model)
         await self._supervisor.unload(model.id, force=request.force)
         return Unloaded(model=model.id)
 

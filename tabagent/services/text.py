@@ -110,7 +110,7 @@ class TextTools:
 
     def __init__(
         self,
-        resolve: Callable[[str | None], Model],
+        resolve: Callable[[str | None], Awaitable[Model]],
         worker: Callable[[Model], Awaitable[WorkerProcess]],
         context_length: Callable[[Model], int],
     ) -> None:
@@ -118,7 +118,7 @@ class TextTools:
 
     async def tokenize(self, request: TokenizeRequest, call: Call) -> Tokens:
         """Cut a text into the model's tokens."""
-        model = self._resolve(request.model)
+        model = await self._resolve(request.model)
         answer = await self._ask(
             model,
             lambda id_: wire.Tokenize(
@@ -129,20 +129,20 @@ class TextTools:
 
     async def detokenize(self, request: DetokenizeRequest, call: Call) -> Text:
         """Turn token ids back into text."""
-        model = self._resolve(request.model)
+        model = await self._resolve(request.model)
         answer = await self._ask(model, lambda id_: wire.Detokenize(id_, request.tokens))
         return Text(model=model.id, text=answer["text"])
 
     async def apply_template(self, request: Conversation, call: Call) -> Prompt:
         """Show what the chat template makes of a conversation, and its tokens."""
-        model = self._resolve(request.model)
+        model = await self._resolve(request.model)
         answer = await self._render(model, request.messages, request.add_generation_prompt)
         tokens = answer["tokens"]
         return Prompt(model=model.id, prompt=answer["text"], tokens=tokens, count=len(tokens))
 
     async def count(self, request: CountRequest, call: Call) -> Count:
         """Count the tokens of a text, or of a conversation through the chat template."""
-        model = self._resolve(request.model)
+        model = await self._resolve(request.model)
         if request.messages is not None:
             answer = await self._render(model, request.messages, True)
         else:

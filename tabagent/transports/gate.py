@@ -81,8 +81,7 @@ class Gate:
 
     def _check_host(self, hosts: list[str]) -> None:
         """A page that rebinds its name to 127.0.0.1 still sends its own name."""
-        port = self._port()
-        own = {f"{name}:{port}" for name in OWN_NAMES} | (set(OWN_NAMES) if port == 80 else set())
+        own = _own_hosts(self._port())
         allowed = self._settings.allowed_hosts
         if len(hosts) == 1 and (
             hosts[0] in own or hosts[0] in allowed or hosts[0].rpartition(":")[0] in allowed
@@ -131,7 +130,8 @@ class Gate:
 
     def _needs_token(self, scope: Scope, origin: str | None, headers: Headers) -> bool:
         """Under `auth=auto`, programs on this machine and our own pages may call without one."""
-        if self._settings.auth == "always":
+        # Bound wide, a proxy on this machine makes everyone look local.
+        if self._settings.auth == "always" or not self._settings.local_only:
             return True
         client = scope.get("client")
         if client is None or not _is_loopback(client[0]):
@@ -139,6 +139,12 @@ class Gate:
         own_page = headers.get("sec-fetch-site") == "same-origin"
         from_browser = origin is not None or "sec-fetch-site" in headers
         return from_browser and not own_page
+
+
+@lru_cache(maxsize=8)
+def _own_hosts(port: int) -> frozenset[str]:
+    names = {f"{name}:{port}" for name in OWN_NAMES}
+    return frozenset(names | set(OWN_NAMES) if port == 80 else names)
 
 
 @lru_cache(maxsize=1024)

@@ -67,6 +67,16 @@ def test_a_conversation_from_an_empty_machine(terminal: Any) -> None:
     assert not server.is_running()
 
 
+def test_a_model_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    command = [*TABAGENT, "chat", "--model", "nobody/nothing", "--data-dir", str(tmp_path)]
+    result = subprocess.run(
+        command, input="Hello\n", capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 1
+    assert "there is no model named 'nobody/nothing' here" in result.stderr
+    assert "Chatting" not in result.stdout
+
+
 def test_ctrl_c_at_the_prompt_leaves(terminal: Any) -> None:
     terminal.expect("Chatting with")
     terminal.expect(PROMPT)

@@ -99,7 +99,6 @@ def test_listening_wide_with_a_token_asks_everyone_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TABAGENT_TOKEN", "w" * 20)
-    monkeypatch.setenv("TABAGENT_AUTH", "always")
     with serving(tmp_path, "--host", "0.0.0.0") as (_, url):
         assert httpx.get(f"{url}/v1/models").status_code == 401
         bearer = {"Authorization": "Bearer " + "w" * 20}

@@ -9,7 +9,7 @@ from tabagent.engine.placement import LARGEST_DEFAULT_CONTEXT, cores, place
 
 
 def model(**facts: int) -> Model:
-    return Model(id="x/y", path=Path("/x"), backend="gguf", **facts)  # type: ignore[arg-type]
+    return Model(id="x/y", path=Path("/x"), backend="gguf", **facts)  # type: ignore[arg-type]  # numbers all
 
 
 def test_every_sequence_gets_its_context_where_memory_allows() -> None:

@@ -260,7 +260,7 @@ def test_losing_a_place_costs_little_work(start: Start) -> None:
         computed += len(tokens)
         return add(sequence, at, tokens, logits=logits)
 
-    context.add = counted  # type: ignore[method-assign,assignment]
+    context.add = counted  # type: ignore[method-assign,assignment]  # to count
     ids = [engine.submit("!" * 60, max_tokens=100) for _ in range(4)]
     engine.run()
     needed = sum(60 + engine.told[id_].usage.completion_tokens for id_ in ids)
