@@ -1,7 +1,8 @@
 """What gateway and worker say to each other: msgpack of these structs, one per frame.
 
 The gateway sends commands, each with an `id` of its own choosing; the worker answers every command
-with exactly one of Done, Failed or (for Generate) Finished, after any number of Pieces.
+with exactly one of Done, Failed or (for Generate) Finished, after any number of Pieces. Every choice
+of a generation ends with a piece that has an `end`, except where the command fails.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Raised when these structs change; the handshake compares it."""
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 StopCause = Literal["eos", "stop", "length", "context", "halted"]
+FlashAttention = Literal["auto", "on", "off"]
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+Speculation = Literal["off", "ngram", "draft"]
 
 
 class _Message(msgspec.Struct, tag=True, omit_defaults=True):
@@ -22,23 +26,71 @@ class _Message(msgspec.Struct, tag=True, omit_defaults=True):
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the next token is drawn. None leaves it to the model file, then to the engine."""
+    """How the next token is drawn. None leaves it to the model file, then to the engine.
+
+    Names and meanings are llama.cpp's (tools/server/README.md there).
+    """
 
     temperature: float | None = None
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
     top_k: int | None = None  # 0: all
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None  # 0 or less: off
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None  # -1: the whole context
+    dry_sequence_breakers: list[str] | None = None
+    mirostat: int | None = None  # 0, 1 or 2
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
     repeat_penalty: float | None = None
     repeat_last_n: int | None = None  # tokens that all three penalties look back on
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    logit_bias: list[tuple[int | str, float]] = []  # a token's id or its text; -inf bans it
     seed: int | None = None
     ignore_eos: bool = False
 
 
+class Format(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the answer must look like. `pointer` is where the request says so, for errors."""
+
+    kind: Literal["json_object", "json_schema", "gbnf"]
+    pointer: str
+    schema: Any = None  # of json_schema: an object, or true
+    grammar: str = ""  # of gbnf
+
+
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function that the model may call."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] | None = None  # JSON schema; None takes no arguments
+    strict: bool = False
+
+
+class Dialogue(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a conversation asks of the model beside its messages."""
+
+    tools: list[Tool] = []
+    tool_choice: Literal["none", "auto", "required"] = "auto"
+    tool_name: str | None = None  # with "required": this one
+    parallel_tool_calls: bool = True
+    thinking: bool | None = None  # None leaves it to the template
+    effort: str | None = None
+    variables: dict[str, Any] = {}  # further template variables
+
+
 # ---- gateway -> worker --------------------------------------------------------------------------
 class Load(_Message):
-    """Load the model at `path`. Answered by Done(LoadedModel as a dict)."""
+    """Load the model at `path`. Answered by Done(facts about it)."""
 
     id: int
     path: str
@@ -47,6 +99,16 @@ class Load(_Message):
     kv_tokens: int  # room that all sequences share
     threads: int
     queue_wait_s: float  # how long a request may wait for a slot
+    threads_batch: int = 0  # for prompts; 0: as many as for decoding
+    flash_attention: FlashAttention = "auto"
+    cache_type_k: CacheType = "f16"
+    cache_type_v: CacheType = "f16"
+    mmap: bool = True
+    mlock: bool = False
+    speculation: Speculation = "off"
+    draft_path: str | None = None  # the small model that guesses for this one
+    draft_tokens: int = 0  # most tokens guessed at once
+    state_path: str | None = None  # where computed prompts are kept over a reload
 
 
 class Render(_Message):
@@ -54,7 +116,7 @@ class Render(_Message):
 
     id: int
     messages: list[dict[str, Any]]
-    variables: dict[str, Any] = {}
+    dialogue: Dialogue = Dialogue()
     add_generation_prompt: bool = True
 
 
@@ -75,15 +137,44 @@ class Detokenize(_Message):
 
 
 class Generate(_Message):
-    """Continue `messages` (through the chat template) or `text`. Answered by Pieces, Finished."""
+    """Continue `messages` (through the chat template), `text` or `tokens`.
+
+    Answered by Pieces, then Finished.
+    """
 
     id: int
     sampling: Sampling
     messages: list[dict[str, Any]] | None = None
+    dialogue: Dialogue = Dialogue()
     text: str | None = None
-    variables: dict[str, Any] = {}
+    suffix: str | None = None  # of `text`: fill what is between
+    tokens: list[int] | None = None
     max_tokens: int | None = None  # None: what the context leaves
     stop: list[str] = []
+    n: int = 1
+    format: Format | None = None
+    thinking_budget: int | None = None  # most tokens of reasoning
+    logprobs: int | None = None  # alternatives per token, 0 for its own alone
+    echo: bool = False  # the prompt comes first, with its logprobs when they are asked for
+    loras: list[tuple[str, float]] = []  # adapter file, scale
+
+
+class Embed(_Message):
+    """Vectors of texts. Answered by Done({vectors: float32 bytes of each, tokens: of each})."""
+
+    id: int
+    texts: list[str]
+    truncate: bool = False  # cut what is too long; else it is refused
+    normalise: bool = True
+
+
+class Rank(_Message):
+    """How relevant each document is to the query. Answered by Done({scores, tokens})."""
+
+    id: int
+    query: str
+    documents: list[str]
+    truncate: bool = False
 
 
 class Cancel(_Message):
@@ -120,16 +211,56 @@ class Progress(_Message):
     fraction: float
 
 
-class Pieces(_Message):
-    """Text of one decode step, for every request that gained some: (id, text, tokens so far)."""
+class ToolDelta(msgspec.Struct, array_like=True):
+    """A part of a tool call. `id` and `name` come once, with its first part."""
 
-    items: list[tuple[int, str, int]]
+    index: int
+    arguments: str
+    id: str | None = None
+    name: str | None = None
+
+
+class Chance(msgspec.Struct, array_like=True):
+    """A token's natural logarithm of its probability, before sampling shapes it."""
+
+    token: bytes
+    logprob: float | None  # None: the first token of a text, which nothing predicts
+    top: list[tuple[bytes, float]] = []  # the likeliest instead, in order
+
+
+class Ending(msgspec.Struct, array_like=True):
+    reason: FinishReason
+    cause: StopCause
+
+
+class Piece(msgspec.Struct, array_like=True):
+    """What one choice of a generation gained."""
+
+    id: int
+    tokens: int  # generated so far
+    text: str = ""
+    index: int = 0
+    reasoning: str = ""
+    tools: list[ToolDelta] = []
+    chances: list[Chance] = []
+    end: Ending | None = None
+
+
+class Pieces(_Message):
+    """All that came of one decode step."""
+
+    items: list[Piece]
 
 
 class Usage(msgspec.Struct, omit_defaults=True):
+    """Of a whole command: all its choices together, times of the longest."""
+
     prompt_tokens: int
     completion_tokens: int
-    cached_tokens: int = 0
+    cached_tokens: int = 0  # prompt tokens that had been computed before
+    reasoning_tokens: int = 0
+    drafted_tokens: int = 0  # guessed by speculation, and of those
+    accepted_tokens: int = 0
     queued_ms: float = 0.0
     prompt_ms: float = 0.0
     predicted_ms: float = 0.0
@@ -137,8 +268,6 @@ class Usage(msgspec.Struct, omit_defaults=True):
 
 class Finished(_Message):
     id: int
-    reason: FinishReason
-    cause: StopCause
     usage: Usage
 
 
@@ -156,7 +285,7 @@ class Failed(_Message):
     members: dict[str, Any] = {}
 
 
-Command = Load | Render | Tokenize | Detokenize | Generate | Cancel | Shutdown
+Command = Load | Render | Tokenize | Detokenize | Generate | Embed | Rank | Cancel | Shutdown
 Event = Hello | Beat | Progress | Pieces | Finished | Done | Failed
 
 encode: Final = msgspec.msgpack.Encoder().encode
