@@ -74,6 +74,7 @@ class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
     description: str = ""
     parameters: dict[str, Any] | None = None  # JSON schema; None takes no arguments
     strict: bool = False
+    pointer: str = "/tools"  # where the request has its parameters, for errors
 
 
 class Dialogue(msgspec.Struct, frozen=True, omit_defaults=True):
