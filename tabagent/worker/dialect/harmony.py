@@ -76,9 +76,11 @@ class HarmonyParser(ReadingParser):
         reader = self._reader
         if self._header is not None:
             yield from self._read_message(self._header)
-        while not reader.is_over:
+        while True:
             start = reader.at
             yield from reader.space()
+            if reader.is_over:
+                return
             marker = yield from reader.choose((START, CHANNEL, "to="))
             header = (yield from reader.until(MESSAGE)) if marker else None
             if header is not None:

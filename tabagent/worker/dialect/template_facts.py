@@ -33,7 +33,7 @@ SWITCHES: Final[tuple[tuple[str, Any, Any], ...]] = (
     ("thinking_budget", -1, 0),
     ("reasoning", True, False),
 )
-"""Variables with which templates turn thinking on and off. Only the first two say so by name."""
+"""Variables with which templates turn thinking on and off. Only the first says so by its name."""
 
 _NAME: Final = "tabagent_probe"
 _OTHER: Final = "tabagent_second"
@@ -95,7 +95,7 @@ class TemplateFacts:
         else:  # nothing to go by but the text
             knows = syntax is not None and re.search(r"\b\w*tools\b", template) is not None
             facts = _written_in(plain, syntax, tools=True) if syntax and knows else plain
-            switches = [switch for switch in switches if switch in SWITCHES[:2]]
+            switches = [switch for switch in switches if switch is SWITCHES[0]]
         return replace(facts, switch=next(iter(switches), None), efforts=efforts)
 
 
@@ -143,12 +143,15 @@ class _Examination:
         facts = _written_in(plain, syntax, tools=tools)
         written = False
         for as_text in (False, True):
+            turns: list[tuple[int, TemplateFacts]] = []
             for empty in ("", None):
                 found = replace(facts, arguments_as_text=as_text, empty=empty)
-                text = self._turn(found)
-                written = written or (text is not None and _NAME in text)
-                if text is not None and _reads_back(found, text):
-                    return self._rest(found)
+                turn = self._turn(found)
+                written = written or (turn is not None and _NAME in turn)
+                if turn is not None and _reads_back(found, turn):
+                    turns.append((len(turn), found))
+            if turns:  # nothing at all is what takes the least to write
+                return self._rest(min(turns, key=lambda turn: turn[0])[1])
         if written or not tools:  # in a way that we cannot read, or nothing at all
             return plain
         return self._rest(replace(facts, calls=False))
