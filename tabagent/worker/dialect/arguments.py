@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
+
+from tabagent.worker.dialect.reader import Reader, Wait
 
 _OUTSIDE: Final = re.compile(r'["{}\[\]]|[^\s\w+.,:-]', re.ASCII)
 _INSIDE: Final = re.compile(r'["\\]')
@@ -44,6 +47,23 @@ class JsonEnd:
                 return at - 1
             if self._depth <= 0 and not self._string:
                 return at
+
+
+def pass_json(reader: Reader, sink: Callable[[str], None]) -> Wait[None]:
+    """Hand on the JSON value that stands here, as it arrives."""
+    if not (yield from reader.choose(("{", "[", '"'))):
+        sink((yield from reader.word(",}]")) or "")
+        return
+    value = JsonEnd()
+    while True:
+        rest = reader.rest()
+        end = value.find(rest, 0)
+        part = rest if end < 0 else rest[:end]
+        reader.at += len(part)
+        sink(part)
+        if end >= 0 or reader.ended:
+            return
+        yield
 
 
 def kinds(schema: Any, root: Any, seen: set[str] | None = None) -> frozenset[str] | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tabagent import wire
-from tabagent.worker.dialect.arguments import JsonEnd, as_json, kinds, quoted
+from tabagent.worker.dialect.arguments import as_json, kinds, pass_json, quoted
 from tabagent.worker.dialect.families import Ids, Syntax
 from tabagent.worker.dialect.reader import Reader, Wait, overlap
 from tabagent.worker.dialect.shape import Shape, pieces
@@ -87,14 +87,14 @@ class Calls:
                 return
             yield from reader.space()
             if self._begun or key in OTHER_KEYS:
-                yield from self._pass_value(_drop)
+                yield from pass_json(reader, _drop)
             elif key in ARGUMENT_KEYS:
                 if name:
                     self._begin(name)
                 yield from self._read_arguments()
             elif key in NAME_KEYS and not name:
                 parts: list[str] = []
-                yield from self._pass_value(parts.append)
+                yield from pass_json(reader, parts.append)
                 name = "".join(parts)[1:-1]
                 if name not in self._tools:
                     return
@@ -112,10 +112,10 @@ class Calls:
         """A JSON object. One that is written into a string, as some models do, is taken out."""
         reader = self._reader
         if (yield from reader.choose(("{", "["))):
-            yield from self._pass_value(self._argue)
+            yield from pass_json(reader, self._argue)
             return
         parts: list[str] = []
-        yield from self._pass_value(parts.append)
+        yield from pass_json(reader, parts.append)
         text = "".join(parts)
         if text.startswith('"'):
             try:
@@ -124,23 +124,6 @@ class Calls:
                 inner = ""
             text = inner if inner.lstrip().startswith("{") else text
         self._argue("{}" if text in ("", "null") else text)
-
-    def _pass_value(self, sink: Callable[[str], None]) -> Wait[None]:
-        """Hand on one JSON value as it arrives."""
-        reader = self._reader
-        if not (yield from reader.choose(("{", "[", '"'))):
-            sink((yield from reader.word(",}]")) or "")
-            return
-        value = JsonEnd()
-        while True:
-            rest = reader.rest()
-            end = value.find(rest, 0)
-            part = rest if end < 0 else rest[:end]
-            reader.at += len(part)
-            sink(part)
-            if end >= 0 or reader.ended:
-                return
-            yield
 
     # ---- a name between markers -----------------------------------------------------------------
     def _read_tagged(self) -> Wait[None]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tabagent import wire
 from tabagent.errors import InvalidRequest
-from tabagent.worker.dialect.families import HARMONY, Ids, Syntax
+from tabagent.worker.dialect.families import HARMONY, Ids
 from tabagent.worker.dialect.template_facts import TemplateFacts
 
 Message = dict[str, Any]
@@ -156,7 +156,7 @@ def _with_calls(message: Message, facts: TemplateFacts) -> Message:
     if not calls:  # null and [] are none; some templates ask by the member alone
         return {**rest, "content": "" if content is None else content}
     if not facts.calls:
-        written = _written(facts.syntax, [call["function"] for call in calls])
+        written = facts.syntax.write([call["function"] for call in calls])
         return {**rest, "content": f"{content}\n{written}" if content else written}
     if facts.arguments_as_text:
         calls = [{**call, "function": _as_text(call["function"])} for call in calls]
@@ -165,32 +165,6 @@ def _with_calls(message: Message, facts: TemplateFacts) -> Message:
 
 def _as_text(function: dict[str, Any]) -> dict[str, Any]:
     return {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}
-
-
-def _written(syntax: Syntax, functions: Sequence[dict[str, Any]]) -> str:
-    """Calls as the model writes them."""
-    calls = [
-        syntax.call.write(
-            name=function["name"],
-            arguments=_arguments(syntax, function["arguments"]),
-            index=str(index),
-            id="",
-        )
-        for index, function in enumerate(functions)
-    ]
-    return syntax.section[0] + syntax.between.join(calls) + syntax.section[1]
-
-
-def _arguments(syntax: Syntax, arguments: dict[str, Any]) -> str:
-    if not syntax.argument:
-        return json.dumps(arguments, ensure_ascii=False)
-    return "".join(
-        syntax.argument.write(
-            key=key,
-            value=value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
-        )
-        for key, value in arguments.items()
-    )
 
 
 def _results_as_text(messages: list[Message]) -> list[Message]:
@@ -230,7 +204,7 @@ def _instructed(
     shown = (definition["function"] for definition in definitions(tools))
     text = _INSTRUCTIONS.format(
         tools="\n".join(json.dumps(function, ensure_ascii=False) for function in shown),
-        form=_written(facts.syntax, [example]),
+        form=facts.syntax.write([example]),
     )
     role = "system" if facts.system else "user"
     if role == "system" and (not messages or messages[0]["role"] != role):

@@ -6,9 +6,11 @@ and $value where those belong. Grammars hold the model to it; the parser reads i
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from tabagent.worker.dialect.shape import MARKER, Shape
 
@@ -35,6 +37,28 @@ class Syntax:
     lead: str = ""  # may stand before a bare call, and makes it one anywhere
     several: bool = True  # calls in one turn
     ids: Ids = "openai"
+
+    def write(self, functions: Sequence[Mapping[str, Any]]) -> str:
+        """Calls to `functions`, each with its `name` and its `arguments`, as a model writes them."""
+        calls = [
+            self.call.write(
+                name=function["name"],
+                arguments=self._arguments(function["arguments"]),
+                index=str(index),
+                id="",
+            )
+            for index, function in enumerate(functions)
+        ]
+        return self.section[0] + self.between.join(calls) + self.section[1]
+
+    def _arguments(self, arguments: dict[str, Any]) -> str:
+        if not self.argument:
+            return json.dumps(arguments, ensure_ascii=False)
+        values = {
+            key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for key, value in arguments.items()
+        }
+        return "".join(self.argument.write(key=key, value=values[key]) for key in values)
 
     @property
     def is_json(self) -> bool:
@@ -158,6 +182,13 @@ SYNTAXES: Final = (
         argument=Shape("<arg_key>$key</arg_key>\n<arg_value>$value</arg_value>\n"),
     ),
     Syntax(
+        "glm",
+        Shape("<tool_call>$name$arguments</tool_call>"),
+        marks=("<tool_call>", "<arg_key>", "<arg_value>"),
+        argument=Shape("<arg_key>$key</arg_key><arg_value>$value</arg_value>"),
+        between="",
+    ),
+    Syntax(
         "seed",
         Shape(f"<seed:tool_call>\n{XML_CALL}\n</seed:tool_call>"),
         marks=("<seed:tool_call>", "<function=", "<parameter="),
@@ -203,6 +234,7 @@ SYNTAXES: Final = (
         "functionary",
         Shape("<function=$name>$arguments</function>"),
         marks=("<function=", "</function>"),
+        between="",
     ),
     Syntax(
         "llama3",
@@ -214,7 +246,8 @@ SYNTAXES: Final = (
         several=False,
     ),
 )
-"""The first whose marks a template has is tried; reading back what the template writes proves it."""
+"""The first whose marks a template has is tried; reading back what the template writes proves it.
+Of several with the same marks, the one that writes exactly as the template does is taken."""
 
 ANALYSIS: Final = Reasoning("<|channel|>analysis<|message|>", "<|end|>")
 

@@ -40,17 +40,16 @@ def grammar(
     further = wanted.answer or ""
     if reasoning is None or thoughts == "none":
         return lark.source(writer.body(TEXT), further)
-    thinking = join(lark.until("dialect_thinking", reasoning.close), f"{GAP}?")
-    after = lark.rule("dialect_after", writer.body(TEXT))
+    thinking = lark.until("dialect_thinking", reasoning.close)
+    after = lark.rule("dialect_after", join(f"{GAP}?", writer.body(TEXT)))
     if thoughts == "open":
         return lark.source(join(thinking, after), further)
     opening = reasoning.open.rstrip()
-    begun = join(f"{GAP}?", lark.literal(opening), thinking, after)
-    if lark.is_special(opening):
-        return lark.source(either(begun, join(f"{GAP}?", after)), further)
-    # Free text that began like reasoning would be held as if it were none.
-    other = lark.rule("DIALECT_OTHER", f"{TEXT} & ~/(?s:{SPACE}*{plain(opening)}.*)/")
-    return lark.source(either(begun, join(f"{GAP}?", writer.body(other))), further)
+    begun = join(lark.spaced("DIALECT_OPENING", opening), thinking, after)
+    text = TEXT
+    if not lark.is_special(opening):  # text that began like reasoning would be held as text
+        text = lark.rule("DIALECT_OTHER", f"{TEXT} & ~/(?s:{SPACE}*{plain(opening)}.*)/")
+    return lark.source(either(begun, writer.body(text, spaced=True)), further)
 
 
 def schema_of(tool: wire.Tool) -> dict[str, Any]:
@@ -67,16 +66,20 @@ class _Writer:
         self._wanted = wanted
         self._around = reasoning.answer if reasoning else ("", "")
 
-    def body(self, text: str) -> str:
-        """What follows the reasoning; `text` is the terminal for free text."""
+    def body(self, text: str, *, spaced: bool = False) -> str:
+        """What follows the reasoning; `text` is the terminal for free text.
+
+        With `spaced`, white space may come first.
+        """
         wanted = self._wanted
+        answer = join(f"{GAP}?" if spaced else "", self._answer("answer"))
         if not wanted.tools:
-            return self._answer("answer")
-        if wanted.required:
-            return self._calls()
-        if wanted.answer is not None:
-            return either(self._calls(), self._answer("answer"))
-        return self._bare(text) if self._syntax.bare else self._triggered(text)
+            return answer
+        if not wanted.required and wanted.answer is None:
+            return self._bare(text) if self._syntax.bare else self._triggered(text)
+        lead = self._lark.literal(self._syntax.lead)
+        calls = join(lead and f"({lead})?", self._calls(spaced=spaced))
+        return calls if wanted.required else either(calls, answer)
 
     def _answer(self, content: str) -> str:
         before, after = (self._lark.literal(text) for text in self._around)
@@ -84,36 +87,50 @@ class _Writer:
 
     def _triggered(self, text: str) -> str:
         """Free text; once it has a trigger, calls."""
-        lark, trigger = self._lark, self._syntax.trigger
-        heads = [lark.rule(f"dialect_spelled_{text}".lower(), f"{text} {quote(trigger)}", "[lazy]")]
-        if lark.is_special(trigger):
-            heads.append(join(text, lark.literal(trigger)))
-        return either(self._answer(text), join(either(*heads), self._calls(trigger)))
+        begun = join(self._trigger(text), self._calls(self._syntax.trigger))
+        return either(self._answer(text), begun)
 
     def _bare(self, text: str) -> str:
         """Free text, or a call; what is one as far as its arguments is no text."""
-        lead = self._lark.literal(self._syntax.lead)
         heads = "|".join(self._head(tool) for tool in self._wanted.tools)
-        free = self._lark.rule(f"{text}_FREE", f"{text} & ~/(?s:{SPACE}*({heads}).*)/")
-        marked = join(text, lead, self._calls())
-        return either(free, self._calls(), *[marked] * self._lark.is_special(self._syntax.lead))
+        free = self._lark.rule(f"{text}_FREE", f"{text} & ~/(?s:({heads}).*)/")
+        return either(free, self._calls(), join(self._trigger(free), self._calls()))
+
+    def _trigger(self, text: str) -> str:
+        """Free text, and what begins calls: as a control token where it is one, and spelled."""
+        lark, trigger = self._lark, self._syntax.trigger
+        spelled = lark.rule(f"{text}_spelled".lower(), f"{text} {quote(trigger)}", "[lazy]")
+        return (
+            either(spelled, join(text, lark.literal(trigger)))
+            if lark.is_special(trigger)
+            else spelled
+        )
 
     # ---- calls ----------------------------------------------------------------------------------
-    def _calls(self, begun: str = "") -> str:
+    def _calls(self, begun: str = "", *, spaced: bool = False) -> str:
         """All calls of a turn; of the first, `begun` has been written."""
         lark, syntax = self._lark, self._syntax
         opening, closing = syntax.section
         each = self._call()
-        first = each if opening or not begun else self._call(begun)
         more = join("(", lark.literal(syntax.between), each, ")*") if self._wanted.several else ""
-        return join(lark.literal(opening.removeprefix(begun)), first, more, lark.literal(closing))
+        if not opening:
+            return join(self._call(begun, spaced=spaced) if begun or spaced else each, more)
+        if spaced:
+            opened = lark.spaced("DIALECT_SECTION", opening)
+        else:
+            opened = lark.literal(opening.removeprefix(begun))
+        return join(opened, each, more, lark.literal(closing))
 
-    def _call(self, begun: str = "") -> str:
+    def _call(self, begun: str = "", *, spaced: bool = False) -> str:
         """A rule for one call to any of the functions."""
-        calls = [self._call_to(i, tool, begun) for i, tool in enumerate(self._wanted.tools)]
-        return self._lark.rule(f"dialect_call{'_rest' * bool(begun)}", either(*calls))
+        kind = "_first" if spaced else "_rest" if begun else ""
+        calls = [
+            self._call_to(i, tool, begun, spaced=spaced)
+            for i, tool in enumerate(self._wanted.tools)
+        ]
+        return self._lark.rule(f"dialect_call{kind}", either(*calls))
 
-    def _call_to(self, number: int, tool: wire.Tool, begun: str) -> str:
+    def _call_to(self, number: int, tool: wire.Tool, begun: str, *, spaced: bool) -> str:
         lark, shape = self._lark, self._syntax.call
         arguments = self._arguments(number, tool)
         if self._syntax.bare:
@@ -124,8 +141,11 @@ class _Writer:
             if field == "name":
                 text += tool.name + following
                 continue
+            before = lark.literal(text)
+            if spaced and not expression:
+                before = lark.spaced(f"DIALECT_FIRST_{number}", text)
             varying = arguments if field == "arguments" else VARYING[field]
-            expression = join(expression, lark.literal(text), varying)
+            expression = join(expression, before, varying)
             text = following
         return join(expression, lark.literal(text))
 
@@ -143,4 +163,4 @@ class _Writer:
         tokens = ["{", '"name"', ":", json.dumps(tool.name), ",", f'"{key}"', ":"]
         kind = ["{", '"type"', ":", '"function"', ","]
         typed = space.join(map(plain, kind))
-        return f"({typed}|{plain('{')}){space}" + space.join(map(plain, tokens[1:]))
+        return f"{space}({typed}|{plain('{')}){space}" + space.join(map(plain, tokens[1:]))

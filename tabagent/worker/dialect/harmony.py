@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from tabagent import wire
+from tabagent.worker.dialect.arguments import pass_json
 from tabagent.worker.dialect.calls import new_id
 from tabagent.worker.dialect.grammar import Wanted, schema_of
 from tabagent.worker.dialect.lark import TEXT, Lark, either, join
@@ -101,13 +102,26 @@ class HarmonyParser(ReadingParser):
         if to and to[1] in self._tools:
             self._said.tell(wire.ToolDelta(self._told, "", new_id(), to[1]))
             self._told += 1
-            yield from self._read_body("call")
+            yield from self._read_arguments()
         elif channel and channel[1] == "analysis":
             yield from self._read_body("reasoning")
         else:
             if to or not channel:  # to nobody who is here: shown as it is
                 self._said.content += header + MESSAGE
             yield from self._read_body("content")
+
+    def _read_arguments(self) -> Wait[None]:
+        """JSON to its own end: what ends a message may stand in its strings too."""
+        reader = self._reader
+        yield from reader.space()
+        if (yield from reader.choose(("{",))):
+            yield from pass_json(reader, self._argue)
+            yield from reader.space()
+        yield from self._read_body("call")
+
+    def _argue(self, text: str) -> None:
+        self._tell("call", text)
+        self._reader.keep()
 
     def _read_body(self, kind: Kind) -> Wait[None]:
         """Tell what comes before the next end of a message, which is passed over."""

@@ -48,6 +48,17 @@ class Lark:
             if part
         )
 
+    def spaced(self, name: str, text: str) -> str:
+        """An expression for `text` with a little white space before it.
+
+        Both are one terminal: as two, they would be lost to a longer one that begins with space.
+        """
+        before, special, after = self.parted(text)
+        if not before:
+            return join(f"{GAP}?", self.literal(text))
+        first = self.rule(name, f"/{SPACE}{{0,8}}{plain(before)}/")
+        return join(first, self.literal(special + after))
+
     def until(self, name: str, text: str, body: str = TEXT) -> str:
         """A rule for as little of the terminal `body` as there is before `text`, and `text`."""
         before, special, after = self.parted(text)
@@ -87,4 +98,5 @@ def either(*parts: str) -> str:
 
 def plain(text: str) -> str:
     """A regex for exactly `text`; angle brackets stay, which mean something when escaped."""
-    return re.sub(r"[!-/:;=?@\[-^`{-~]", lambda found: "\\" + found[0], text)
+    escaped = re.sub(r"[!-/:;=?@\[-^`{-~]", lambda found: "\\" + found[0], text)
+    return escaped.replace("\n", r"\n")

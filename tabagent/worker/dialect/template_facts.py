@@ -13,6 +13,7 @@ from tabagent.errors import ChatTemplateRejected
 from tabagent.worker.dialect.families import (
     GENERIC,
     HARMONY,
+    SYNTAXES,
     Reasoning,
     Syntax,
     reasoning_named_by,
@@ -143,15 +144,16 @@ class _Examination:
         facts = _written_in(plain, syntax, tools=tools)
         written = False
         for as_text in (False, True):
-            turns: list[tuple[int, TemplateFacts]] = []
+            turns: list[tuple[str, TemplateFacts]] = []
             for empty in ("", None):
                 found = replace(facts, arguments_as_text=as_text, empty=empty)
                 turn = self._turn(found)
                 written = written or (turn is not None and _NAME in turn)
                 if turn is not None and _reads_back(found, turn):
-                    turns.append((len(turn), found))
+                    turns.append((turn, found))
             if turns:  # nothing at all is what takes the least to write
-                return self._rest(min(turns, key=lambda turn: turn[0])[1])
+                turn, found = min(turns, key=lambda written: len(written[0]))
+                return self._rest(replace(found, syntax=_exact(syntax, turn)))
         if written or not tools:  # in a way that we cannot read, or nothing at all
             return plain
         return self._rest(replace(facts, calls=False))
@@ -190,6 +192,12 @@ class _Examination:
             several=facts.several and _NAME in two and _OTHER in two,
             results=_RESULT in (told or ""),
         )
+
+
+def _exact(syntax: Syntax, turn: str) -> Syntax:
+    function = {"name": _NAME, "arguments": _ARGUMENTS}
+    same = (other for other in SYNTAXES if other.marks == syntax.marks)
+    return next((other for other in same if other.write([function]) in turn), syntax)
 
 
 def _call(facts: TemplateFacts, name: str) -> dict[str, Any]:

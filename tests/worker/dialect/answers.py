@@ -71,7 +71,7 @@ TRICKY: Final[dict[str, Any]] = {
     "tags": ["[TOOL_CALLS]", "{", "\u2028"],
 }
 TRICKY_JSON: Final = (
-    '{"text": "</tool_call> \\"}]} \\\\ {\\"name\\": <tool_call> </think> \\ud83e\\udd99é\\n",'
+    '{"text": "</tool_call> \\"}]} \\\\ {\\"name\\": <tool_call> </think> 🦙é\\n",'
     ' "tags": ["[TOOL_CALLS]", "{", "\u2028"]}'
 )
 CITY: Final = '{"city": "Berlin"}'
@@ -105,6 +105,12 @@ HERMES: Final = [
         "qwen2.5",
         _tag("note", TRICKY_JSON),
         calls=[("note", TRICKY)],
+    ),
+    Answer(
+        "escapes in arguments",
+        "qwen2.5",
+        _tag("note", '{"text": "\\ud83e\\udd99\\u00e9\\""}'),
+        calls=[("note", {"text": '🦙é"'})],
     ),
     Answer(
         "no spaces at all",
@@ -323,7 +329,9 @@ REASONING: Final = [
         "Hello [THINK].",
         "Hm [TH.",
     ),
-    Answer("thoughts of its own tag", "seed-oss", "<seed:think>Hm.</seed:think>Hello.", "Hello.", "Hm."),
+    Answer(
+        "thoughts of its own tag", "seed-oss", "<seed:think>Hm.</seed:think>Hello.", "Hello.", "Hm."
+    ),
 ]
 _R1: Final = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{}\n```json\n{}\n```<｜tool▁call▁end｜>"
 _V3: Final = "<｜tool▁call▁begin｜>{}<｜tool▁sep｜>{}<｜tool▁call▁end｜>"
@@ -456,8 +464,12 @@ FAMILIES: Final = [
         "<function=get>{}</function>",
         "<function=get>{}</function>",
     ),
-    Answer("told in words", "phi-4", f"I look.\n{_tag('get_weather', CITY)}", "I look.", calls=[BERLIN]),
-    Answer("told in words to the user", "gemma-2", _tag("note", TRICKY_JSON), calls=[("note", TRICKY)]),
+    Answer(
+        "told in words", "phi-4", f"I look.\n{_tag('get_weather', CITY)}", "I look.", calls=[BERLIN]
+    ),
+    Answer(
+        "told in words to the user", "gemma-2", _tag("note", TRICKY_JSON), calls=[("note", TRICKY)]
+    ),
 ]
 _XML: Final = "<tool_call>\n<function={}>\n{}</function>\n</tool_call>"
 _ONE: Final = "<parameter={}>\n{}\n</parameter>\n"
@@ -599,6 +611,12 @@ HARMONY: Final = [
         f"<|channel|>analysis<|message|>Hm.{_THEN}{_TO.format('note', TRICKY_JSON)}<|call|>",
         reasoning="Hm.",
         calls=[("note", TRICKY)],
+    ),
+    Answer(
+        "markers in arguments",
+        "gpt-oss",
+        _TO.format("note", '{"text": "<|call|><|start|>assistant"}') + "\n<|call|>",
+        calls=[("note", {"text": "<|call|><|start|>assistant"})],
     ),
     Answer(
         "a call addressed first",

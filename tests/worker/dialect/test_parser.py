@@ -108,7 +108,9 @@ def test_every_split_of_the_bytes_gives_the_same(template: MakeTemplate, answer:
     draw = random.Random(answer.name)
     for _ in range(20):
         cuts = sorted(draw.choices(range(len(data) + 1), k=6))
-        assert heard(data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)) == whole
+        assert (
+            heard(data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)) == whole
+        )
 
 
 # ---- as it arrives ------------------------------------------------------------------------------
@@ -226,7 +228,14 @@ def fragments(template: MakeTemplate, name: str) -> list[str]:
     markers = sorted(dialect.control)
     words = ["get_weather", "now", "add", " ", "\n", "{", "}", "[", "]", ",", ":", '"', "\\", "é"]
     parts = ['{"name": "', '", "arguments": ', '", "parameters": ', CITY, "{}", "<function=", ">"]
-    rest = ["<parameter=city>", "</parameter>", "</function>", '<invoke name="', '">', "to=functions."]
+    rest = [
+        "<parameter=city>",
+        "</parameter>",
+        "</function>",
+        '<invoke name="',
+        '">',
+        "to=functions.",
+    ]
     return markers * 3 + words + parts + rest + [marker[:4] for marker in markers] + [TRICKY_JSON]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import llama_cpp.llama_cpp as C
 import numpy as np
@@ -16,6 +17,10 @@ from llguidance import LLMatcher, LLTokenizer
 @C.llama_log_callback  # type: ignore[untyped-decorator]  # ctypes
 def _quiet(level: int, text: bytes, _: object) -> None:
     """Loading a vocabulary is of no interest."""
+
+
+ENDS: Final = ('"', '"}', "}", "]", ":", ",", "1")
+"""What brings JSON nearer to its end, in one place or another."""
 
 
 @dataclass
@@ -62,8 +67,12 @@ class Tokens:
     def end(self) -> int:
         return int(self.tokenizer.eos_token)
 
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a model's output: each text of a control token is that token."""
+    def encode(self, text: str, plain: str = "") -> list[int]:
+        """Tokens of a model's output: each text of a control token is that token, but in `plain`."""
+        if plain and plain in text:
+            before, _, after = text.partition(plain)
+            middle: list[int] = self.tokenizer.tokenize_str(plain)
+            return [*self.encode(before), *middle, *self.encode(after, plain)]
         tokens: list[int] = []
         while text:
             at, special = min(
@@ -87,9 +96,9 @@ class Tokens:
         assert not matcher.is_error(), f"{matcher.get_error()}\n{grammar}"
         return matcher
 
-    def allows(self, grammar: str, text: str) -> bool:
+    def allows(self, grammar: str, text: str, plain: str = "") -> bool:
         """Whether `text` may be a whole answer."""
-        matcher, tokens = self.matcher(grammar), self.encode(text)
+        matcher, tokens = self.matcher(grammar), self.encode(text, plain)
         return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 
     def begins(self, grammar: str, text: str) -> bool:
@@ -97,30 +106,31 @@ class Tokens:
         matcher, tokens = self.matcher(grammar), self.encode(text)
         return int(matcher.try_consume_tokens(tokens)) == len(tokens)
 
-    def walk(self, grammar: str, draw: random.Random, soon: int = 60, most: int = 600) -> bytes:
-        """An answer of random tokens that `grammar` allows; after `soon` of them it seeks the end."""
+    def walk(
+        self, grammar: str, draw: random.Random, ends: Sequence[str] = (), soon: int = 40
+    ) -> str:
+        """An answer of random tokens that `grammar` allows.
+
+        After `soon` of them it takes what ends something wherever it may.
+        """
+        most = soon + 1000
         matcher = self.matcher(grammar)
         tokens: list[int] = []
         while len(tokens) < most:
-            bits = np.unpackbits(
-                np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little"
-            )
-            allowed = [int(token) for token in np.flatnonzero(bits)]
-            if self.end in allowed and (
-                len(tokens) > soon or len(allowed) == 1 or draw.random() < 0.3
-            ):
-                return self.decode(tokens)
-            ending = [
-                t
-                for t in allowed
-                if self.bytes_of[t][:1] in (b'"', b"}", b"]", b"<", b"\n", b"\xff")
-            ]
-            choices = ending if len(tokens) > soon and ending else allowed
-            token = draw.choice([t for t in choices if t != self.end])
-            assert matcher.consume_token(token), matcher.get_error()
-            tokens.append(token)
+            mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+            allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little"))
+            late = len(tokens) > soon
+            if self.end in allowed and (late or len(allowed) == 1 or draw.random() < 0.2):
+                return self.decode(tokens).decode(errors="replace")
+            following = [int(draw.choice(allowed[allowed != self.end]))]
+            if late:
+                for text in draw.sample([*ENDS, *ends], len(ENDS) + len(ends)):
+                    ending = self.encode(text)
+                    if matcher.validate_tokens(ending) == len(ending):
+                        following = ending
+                        break
+            assert matcher.consume_tokens(following), matcher.get_error()
+            tokens += following
             if matcher.is_stopped():
-                return self.decode(tokens)
-        raise AssertionError(
-            f"no end after {most} tokens: {json.dumps(self.decode(tokens).decode(errors='replace'))}"
-        )
+                return self.decode(tokens).decode(errors="replace")
+        raise AssertionError(f"no end of {self.decode(tokens)!r}")
