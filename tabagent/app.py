@@ -18,6 +18,7 @@ from tabagent.engine.supervisor import Supervisor
 from tabagent.openapi import document
 from tabagent.operation import Access, Call, NoParameters
 from tabagent.operations import Services, operations
+from tabagent.replies.generation import Generator
 from tabagent.services.chat import Chat
 from tabagent.services.completions import Completions
 from tabagent.services.generation import Generations
@@ -74,9 +75,10 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
     """One of each service. Does no I/O, so the table can be had without an engine."""
     models = Models(catalog, supervisor, settings)
     generation = Generations(supervisor, settings)
+    generator = Generator(models.resolve, generation.run, raw_grammar=settings.raw_grammar)
     return Services(
-        chat=Chat(models.resolve, generation.run),
-        completions=Completions(models.resolve, generation.run),
+        chat=Chat(generator),
+        completions=Completions(generator),
         generation=generation,
         models=models,
         text=TextTools(models.resolve, supervisor.worker, models.context_length),

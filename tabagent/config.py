@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     stall_s: float = Field(
         60, gt=0, description="Seconds without a token until a worker is killed."
     )
+    raw_grammar: bool = Field(
+        False, description="Whether requests may bring a GBNF grammar of their own."
+    )
     load_s: float = Field(600, gt=0, description="Seconds a model may take to load.")
     worker_beat_s: float = Field(
         2, gt=0, description="Seconds between a worker's heartbeats; three missed end it."

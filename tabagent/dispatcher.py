@@ -19,11 +19,11 @@ from tabagent.errors import (
     Unauthorized,
     UnsupportedParameter,
 )
-from tabagent.operation import UNSUPPORTED, Access, Call, Operation, Reply, Request
+from tabagent.operation import UNSUPPORTED, Access, Call, Event, Operation, Reply, Request
 
 log = structlog.get_logger(__name__)
 
-Stream = AsyncGenerator[Reply, None]
+Stream = AsyncGenerator[Reply | Event, None]
 WORDS = {"extra_forbidden": "unknown field", "missing": "required"}
 LOCAL = "local"
 """The caller on this machine that showed no token."""
@@ -98,8 +98,10 @@ def validate(operation: Operation, payload: Mapping[str, Any]) -> Request:
         faults = error.errors(include_url=False, include_context=True)
     for fault in faults:
         if fault["type"] == UNSUPPORTED:
-            name = str(fault["loc"][0])
-            raise UnsupportedParameter(f"{name}: {fault['msg']}", param=name)
+            pointer = _pointer(fault["loc"], payload)
+            raise UnsupportedParameter(
+                f"{pointer.lstrip('/')}: {fault['msg']}", param=_first_step(pointer)
+            )
     errors = [
         {
             "pointer": _pointer(fault["loc"], payload),
@@ -111,9 +113,14 @@ def validate(operation: Operation, payload: Mapping[str, Any]) -> Request:
     raise InvalidRequest(
         f"{first['pointer'] or 'the request'}: {first['detail']}"
         + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""),
-        param=first["pointer"].lstrip("/").partition("/")[0] or None,
+        param=_first_step(first["pointer"]),
         errors=errors,
     )
+
+
+def _first_step(pointer: str) -> str | None:
+    """The parameter that a pointer leads into."""
+    return pointer.lstrip("/").partition("/")[0] or None
 
 
 def _pointer(location: tuple[int | str, ...], payload: Any) -> str:

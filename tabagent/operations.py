@@ -20,7 +20,9 @@ LOADING = (
 GENERATING = (
     *LOADING, e.UnsupportedParameter, e.ContextLengthExceeded, e.ChatTemplateRejected,
     e.WrongModelTask, e.Conflict, e.QueueFull, e.QueueTimeout, e.GenerationTimeout,
+    e.FeatureDisabled, e.GrammarInvalid,
 )  # fmt: skip
+RENDERING = (*LOADING, e.UnsupportedParameter, e.ChatTemplateRejected, e.WrongModelTask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ def operations(s: Services) -> list[Operation]:
         op("get_halt_status", "GET /v1/halt", s.generation.status),
         op("tokenize", "POST /v1/tokenize", s.text.tokenize, errors=LOADING),
         op("detokenize", "POST /v1/detokenize", s.text.detokenize, errors=LOADING),
-        op("count_tokens", "POST /v1/count-tokens", s.text.count, errors=(*LOADING, e.ChatTemplateRejected)),
-        op("apply_template", "POST /v1/apply-template", s.text.apply_template, errors=(*LOADING, e.ChatTemplateRejected)),
+        op("count_tokens", "POST /v1/count-tokens", s.text.count, errors=RENDERING),
+        op("apply_template", "POST /v1/apply-template", s.text.apply_template, errors=RENDERING),
         # Models
         op("models", "GET /v1/models", s.models.list),
         op("get_loaded_models", ("GET /v1/models/loaded", "GET /v1/resources/loaded-models"), s.models.loaded),
