@@ -23,6 +23,7 @@ from tabagent.services.chat import Chat
 from tabagent.services.completions import Completions
 from tabagent.services.generation import Generations
 from tabagent.services.models import ModelInfo, Models
+from tabagent.services.responses import Responses, ResponseStore
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
 from tabagent.transports import http
@@ -79,6 +80,9 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
     return Services(
         chat=Chat(generator),
         completions=Completions(generator),
+        responses=Responses(
+            generator, ResponseStore(settings.kept_responses, settings.kept_responses_bytes)
+        ),
         generation=generation,
         models=models,
         text=TextTools(models.resolve, supervisor.worker, models.context_length),

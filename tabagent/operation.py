@@ -65,7 +65,7 @@ class Event:
     """
 
     __slots__ = ()
-    documented_as: ClassVar[type[Reply]]
+    documented_as: ClassVar[type[BaseModel]]
 
     @property
     def name(self) -> str:
@@ -116,11 +116,11 @@ class Operation:
         return self._hints.get("request", NoParameters)  # type: ignore[no-any-return]  # from hints
 
     @cached_property
-    def event(self) -> type[Reply] | None:
+    def event(self) -> type[BaseModel] | None:
         if not self.streams:
             return None
         kind = get_args(self._hints["return"])[0]
-        documented: type[Reply] = kind.documented_as if issubclass(kind, Event) else kind
+        documented: type[BaseModel] = kind.documented_as if issubclass(kind, Event) else kind
         return documented
 
     @cached_property

@@ -10,6 +10,7 @@ from tabagent.services.chat import Chat, fold_chat
 from tabagent.services.completions import Completions, fold_completion
 from tabagent.services.generation import Generations
 from tabagent.services.models import Models
+from tabagent.services.responses import Responses, fold_response
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
 
@@ -31,6 +32,7 @@ class Services:
 
     chat: Chat
     completions: Completions
+    responses: Responses
     generation: Generations
     models: Models
     text: TextTools
@@ -44,6 +46,7 @@ def operations(s: Services) -> list[Operation]:
         # Generation
         op("chat", "POST /v1/chat/completions", s.chat.create, errors=GENERATING, collect=fold_chat),
         op("generate", "POST /v1/completions", s.completions.create, errors=GENERATING, collect=fold_completion),
+        op("responses", "POST /v1/responses", s.responses.create, errors=(*GENERATING, e.ResponseNotFound), collect=fold_response, done=False),
         op("stop_generation", ("POST /v1/generation/stop", "POST /v1/halt"), s.generation.stop, errors=(e.RequestNotFound,)),
         op("get_halt_status", "GET /v1/halt", s.generation.status),
         op("tokenize", "POST /v1/tokenize", s.text.tokenize, errors=LOADING),

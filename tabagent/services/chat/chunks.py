@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar
+from typing import Any
 
 from tabagent import wire
-from tabagent.operation import Reply
 from tabagent.replies.answer import Answer, Choice, StepEvent, fold
 from tabagent.replies.generation import Ended, Opened
 from tabagent.replies.logprobs import Logprobs, TokenLogprob, token_logprobs
@@ -82,7 +81,7 @@ class ChatEvent(StepEvent):
     """A step of a chat completion."""
 
     __slots__ = ()
-    documented_as: ClassVar[type[Reply]] = ChatChunk
+    documented_as = ChatChunk
     answer: ChatAnswer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import AsyncIterator
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -73,7 +73,7 @@ class CompletionEvent(StepEvent):
     """A step of a completion."""
 
     __slots__ = ()
-    documented_as: ClassVar[type[Reply]] = Completion
+    documented_as = Completion
     answer: CompletionAnswer
 
 
