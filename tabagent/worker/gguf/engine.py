@@ -46,9 +46,10 @@ class GgufBackend:
             cache_type_k=command.cache_type_k,
             cache_type_v=command.cache_type_v,
         )
+        self._cells = Cells(context, cuttable=cuttable)
         self._scheduler = Scheduler(
             context,
-            Cells(context, cuttable=cuttable),
+            self._cells,
             command.slots,
             frozenset(model.end_tokens),
             command.queue_wait_s,

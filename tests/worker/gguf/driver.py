@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tabagent import wire
 from tabagent.worker.gguf.engine import GgufBackend
 
 GREEDY = {"temperature": 0.0, "ignore_eos": True}
+
+
+Prompt: TypeAlias = str | list[int] | list[dict[str, Any]]
+"""A text, tokens, or messages."""
 
 
 @dataclass
@@ -83,13 +87,15 @@ class Engine:
     def close(self) -> None:
         self.backend.close()
 
-    def submit(self, prompt: str | list[dict[str, Any]], **more: Any) -> int:
+    def submit(self, prompt: Prompt, **more: Any) -> int:
         """Queue a request, greedy and deaf to end tokens unless told otherwise; its id."""
         self._last_id += 1
         sampling = wire.Sampling(**(GREEDY | more.pop("sampling", {})))
         given: dict[str, Any] = {"messages": prompt}
         if isinstance(prompt, str):
             given = {"text": prompt}
+        elif isinstance(prompt[0], int):
+            given = {"tokens": prompt}
         command = wire.Generate(self._last_id, sampling, **given, **more)
         prepared = self.backend.prepare(command)
         self.told[self._last_id] = Told()
@@ -124,7 +130,7 @@ class Engine:
             most -= 1
             assert most, "it does not come to an end"
 
-    def say(self, prompt: str | list[dict[str, Any]], **more: Any) -> Told:
+    def say(self, prompt: Prompt, **more: Any) -> Told:
         """One request, alone, to its end."""
         id_ = self.submit(prompt, **more)
         self.run()
