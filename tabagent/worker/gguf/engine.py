@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from tabagent import wire
+from tabagent.errors import InvalidRequest
 from tabagent.worker.backend import Counts
+from tabagent.worker.gguf import state
 from tabagent.worker.gguf.cells import Cells
 from tabagent.worker.gguf.context import Context
 from tabagent.worker.gguf.native import ENGINE, Model
 from tabagent.worker.gguf.prompt import Prompter
 from tabagent.worker.gguf.sampling import Sampler, model_defaults
-from tabagent.worker.gguf.scheduler import SCORED_ROWS, Scheduler
+from tabagent.worker.gguf.scheduler import SCORED_ROWS, Drafter, Scheduler
 from tabagent.worker.gguf.sequence import Generation, Prompt, Sequence
+from tabagent.worker.gguf.speculation import DraftModel, PromptLookup
 
 KEPT: Final = 32  # ended sequences that the next may begin like
 
@@ -27,6 +31,7 @@ class GgufBackend:
         self._model: Model | None = None
         self._prompter: Prompter | None = None
         self._scheduler: Scheduler | None = None
+        self._state: Path | None = None
 
     def load(self, command: wire.Load, progress: Callable[[float], None]) -> dict[str, Any]:
         model = self._model = Model(command.path, progress, mmap=command.mmap, mlock=command.mlock)
@@ -54,8 +59,51 @@ class GgufBackend:
             frozenset(model.end_tokens),
             command.queue_wait_s,
             cuttable=cuttable,
+            drafter=self._drafter(command, model),
+            draft_tokens=command.draft_tokens,
         )
-        return {"device": "cpu", "vocabulary": model.n_vocab, "kv_tokens": context.kv_tokens}
+        restored = 0
+        if command.state_path:
+            self._state = Path(command.state_path)
+            self._made_by = state.fingerprint(
+                command.path,
+                engine=ENGINE,
+                cache=[command.cache_type_k, command.cache_type_v],
+                kv_tokens=context.kv_tokens,
+            )
+            restored = state.restore(self._state, self._cells, context, self._made_by)
+        return {
+            "device": "cpu",
+            "vocabulary": model.n_vocab,
+            "kv_tokens": context.kv_tokens,
+            "restored_tokens": restored,
+        }
+
+    def _drafter(self, command: wire.Load, model: Model) -> Drafter | None:
+        if command.speculation == "off" or not command.draft_tokens:
+            return None
+        if model.recurrent:
+            raise InvalidRequest(
+                "a recurrent model cannot take a guess back: load it without speculation",
+                param="speculation",
+            )
+        if command.speculation == "ngram":
+            return PromptLookup()
+        if not command.draft_path:
+            raise InvalidRequest("speculation by draft needs a draft model", param="draft_model")
+        return DraftModel(
+            Model(command.draft_path, lambda _: None, mmap=command.mmap, mlock=command.mlock),
+            model,
+            lambda draft: Context(
+                draft,
+                kv_tokens=self._context.kv_tokens,
+                sequences=command.slots,
+                outputs=command.slots,
+                threads=command.threads,
+                threads_batch=command.threads_batch,
+                flash_attention=command.flash_attention,
+            ),
+        )
 
     # ---- beside the engine's thread -------------------------------------------------------------
     def ask(self, command: wire.Render | wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
@@ -126,6 +174,10 @@ class GgufBackend:
         if self._prompter:
             self._prompter.close()
         if self._scheduler:
+            if self._state:
+                state.save(self._state, self._cells, self._context, self._made_by)
+            self._scheduler.close()
             self._context.close()
         if self._model:
             self._model.close()
+        self._prompter = self._scheduler = self._model = None

@@ -34,6 +34,9 @@ class Drafter(Protocol):
     def propose(self, sequences: list[Sequence], most: int) -> list[list[int]]:
         """At most `most` tokens for each sequence."""
 
+    def learn(self, sequence: Sequence, guessed: int, right: int) -> None:
+        """How many of the tokens guessed last turned out right."""
+
     def drop(self, sequence: Sequence) -> None:
         """A sequence has ended."""
 
@@ -132,6 +135,10 @@ class Scheduler:
                     generation = turn.sequence.generation
                     events.append(wire.Finished(generation.id, generation.usage()))
         return [wire.Pieces(pieces), *events] if pieces else events
+
+    def close(self) -> None:
+        if self._drafter:
+            self._drafter.close()
 
     # ---- who runs -------------------------------------------------------------------------------
     def _expire(self) -> list[wire.Event]:
@@ -284,7 +291,7 @@ class Scheduler:
         for sequence, draft in zip(sequences, drafts, strict=True):
             holder = sequence.holder
             assert holder is not None
-            sequence.draft = draft = draft[: sequence.room - 1]
+            sequence.draft = draft = draft[: max(0, sequence.room - 1)]
             rows = 1 + len(draft)
             last = self._context.add(
                 holder.id, holder.done, [sequence.tokens[-1], *draft], logits=rows
@@ -352,6 +359,8 @@ class Scheduler:
             generation = sequence.generation
             generation.drafted += len(draft)
             generation.accepted += right
+            assert self._drafter is not None
+            self._drafter.learn(sequence, len(draft), right)
             computed = holder.done + len(draft)
             holder.done += right
             if holder.done < computed and not self._context.forget(holder.id, holder.done):

@@ -77,9 +77,12 @@ class Engine:
     ) -> None:
         self.backend = GgufBackend()
         room = kv_tokens or slots * n_ctx
-        self.facts = self.backend.load(
-            wire.Load(1, str(path), n_ctx, slots, room, 1, queue_wait_s, **more), lambda _: None
-        )
+        command = wire.Load(1, str(path), n_ctx, slots, room, 1, queue_wait_s, **more)
+        try:
+            self.facts = self.backend.load(command, lambda _: None)
+        except BaseException:
+            self.backend.close()
+            raise
         self.told: dict[int, Told] = {}
         self.ended: list[int] = []  # ids in the order of their ends
         self._last_id = 0
