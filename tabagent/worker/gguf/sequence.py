@@ -69,7 +69,7 @@ class Generation:
 
     def __init__(self, command: wire.Generate, prompt: Prompt) -> None:
         self.id, self.command, self.prompt = command.id, command, prompt
-        self.adapters: Adapters = tuple(command.loras)
+        self.adapters: Adapters = tuple((path, by) for path, by in command.loras if by)
         self.sequences: list[Sequence] = []  # that have not ended
         self.queued_at = monotonic()
         self.started_at = 0.0
