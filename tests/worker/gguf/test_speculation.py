@@ -109,11 +109,9 @@ def test_a_recurrent_model_cannot_guess(start: Start, tmp_path: Path, tiny: Path
         start(tiny, speculation="draft", draft_tokens=4, draft_path=str(mamba))
 
 
-def test_another_model_of_the_same_vocabulary_only_costs_time(
-    start: Start, tmp_path: Path
-) -> None:
+def test_another_model_of_the_same_vocabulary_only_costs_time(start: Start, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other.gguf", seed=11)
     engine: Engine = start(speculation="draft", draft_tokens=4, draft_path=str(other))
-    assert engine.say("the hello", max_tokens=60).text == start().say(
-        "the hello", max_tokens=60
-    ).text
+    assert (
+        engine.say("the hello", max_tokens=60).text == start().say("the hello", max_tokens=60).text
+    )

@@ -15,9 +15,7 @@ SYSTEM = "in on an er the " * 10
 
 
 @pytest.mark.parametrize("write", [write_model, write_mamba], ids=["llama", "mamba"])
-def test_a_reload_goes_on_where_it_was(
-    start: Start, tmp_path: Path, write: type[object]
-) -> None:
+def test_a_reload_goes_on_where_it_was(start: Start, tmp_path: Path, write: type[object]) -> None:
     model, folder = write(tmp_path / "model.gguf"), tmp_path / "größe state"  # type: ignore[call-arg]
     before = start(model, state_path=str(folder))
     assert before.facts["restored_tokens"] == 0
