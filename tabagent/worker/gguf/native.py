@@ -30,6 +30,8 @@ def _log(level: int, text: bytes, _: Any) -> None:
         print(line, file=sys.stderr)
 
 
+CONTROL: Final = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
+"""Tokens that are read in a text only when control tokens may be."""
 LOAD_MODES: Final = {
     (False, False): C.LLAMA_LOAD_MODE_NONE,
     (True, False): C.LLAMA_LOAD_MODE_MMAP,
@@ -77,6 +79,7 @@ class Model:
         self.recurrent = bool(
             C.llama_model_is_recurrent(self.pointer) or C.llama_model_is_hybrid(self.pointer)
         )
+        self._pieces: dict[tuple[int, bool], bytes] = {}
         bos = C.llama_vocab_bos(vocab)
         self.bos = self._special(bos)
         self.prompt_start = [bos] if bos >= 0 and C.llama_vocab_get_add_bos(vocab) else []
@@ -85,8 +88,11 @@ class Model:
         self.fill_tokens: list[int] = [token for ask in fill if (token := ask(vocab)) >= 0]
         template = C.llama_model_chat_template(self.pointer, None)
         self.chat_template: str | None = template.decode(errors="replace") if template else None
-        self.end_tokens = [t for t in range(self.n_vocab) if C.llama_vocab_is_eog(vocab, t)]
-        self._pieces: dict[int, bytes] = {}
+        tokens, kind, is_end = (
+            range(self.n_vocab), C.llama_vocab_get_attr, C.llama_vocab_is_eog,
+        )  # fmt: skip
+        self.control_tokens = [token for token in tokens if kind(vocab, token) & CONTROL]
+        self.end_tokens = [token for token in tokens if is_end(vocab, token)]
         self._adapters: dict[str, Any] = {}
 
     def adapter(self, path: str) -> Any:
@@ -98,15 +104,6 @@ class Model:
                 raise _load_error(path, "an adapter made for this model")
             self._adapters[path] = pointer  # freed with the model
         return self._adapters[path]
-
-    def control_tokens(self) -> list[str]:
-        """The spellings of all tokens that `parse_special` reads."""
-        special = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
-        return [
-            self.piece(token, special=True).decode(errors="replace")
-            for token in range(self.n_vocab)
-            if C.llama_vocab_get_attr(self.vocab, token) & special
-        ]
 
     def meta(self, key: str) -> str | None:
         """A metadata value as text."""
@@ -130,19 +127,19 @@ class Model:
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token; those of a control token only when `special`."""
-        if not special and token in self._pieces:
-            return self._pieces[token]
+        key = token, special
+        if key not in self._pieces:
+            self._pieces[key] = self._piece(token, special)
+        return self._pieces[key]
+
+    def _piece(self, token: int, special: bool) -> bytes:
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
             length = C.llama_token_to_piece(self.vocab, token, buffer, room, 0, special)
             if length >= 0:
-                break
+                return buffer.raw[:length]
             room = -length
-        data = buffer.raw[:length]
-        if not special:
-            self._pieces[token] = data
-        return data
 
     def _special(self, token: int) -> str:
         return self.piece(token, special=True).decode(errors="replace") if token >= 0 else ""

@@ -25,7 +25,10 @@ class Prompter:
         self._renderer: TemplateRenderer | None = None
         if model.chat_template:
             self._renderer = TemplateRenderer(model.chat_template)  # starts beside the rest
-        self._guard = ControlTokenGuard(model.control_tokens())
+        self._guard = ControlTokenGuard(
+            model.piece(token, special=True).decode(errors="replace")
+            for token in model.control_tokens
+        )
 
     def prepare(self, command: wire.Generate) -> Prompt:
         """Raises InvalidRequest, ContextLengthExceeded, WrongModelTask, UnsupportedParameter,
