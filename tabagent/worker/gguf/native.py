@@ -24,17 +24,19 @@ recent: Final[collections.deque[str]] = collections.deque(maxlen=20)
 @C.llama_log_callback  # type: ignore[untyped-decorator]  # ctypes
 def _log(level: int, text: bytes, _: Any) -> None:
     """llama.cpp is talkative: warnings and errors go to stderr, which the gateway keeps."""
-    if level >= 3:
+    if level >= 3 and EXPECTED not in text:
         line = text.decode(errors="replace").rstrip()
         recent.append(line)
         print(line, file=sys.stderr)
 
 
+EXPECTED: Final = b"failed to find a memory slot"
+"""Said whenever the KV cache is full, which is how it should be: room is made then."""
 CONTROL: Final = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
 """Tokens that are read in a text only when control tokens may be."""
 LOAD_MODES: Final = {
     (False, False): C.LLAMA_LOAD_MODE_NONE,
-    (True, False): C.LLAMA_LOAD_MODE_MMAP,
+    (True, False): C.LLAMA_LOAD_MODE_AUTO,  # mapped, except where a device has better
     (False, True): C.LLAMA_LOAD_MODE_MLOCK,
     (True, True): C.LLAMA_LOAD_MODE_MMAP_MLOCK,
 }
