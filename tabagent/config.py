@@ -22,6 +22,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tabagent.wire import CacheType, FlashAttention
+
 PREFIX = "TABAGENT_"
 
 
@@ -87,6 +89,23 @@ class Settings(BaseSettings):
         description="Context of one sequence in tokens; 0 is the model's own, at most 8192.",
     )
     threads: int = Field(0, ge=0, le=512, description="Threads per model; 0 is one per core.")
+    threads_batch: int = Field(
+        0, ge=0, le=512, description="Threads for prompts; 0 is as many as for answers."
+    )
+    flash_attention: FlashAttention = Field(
+        "auto", description="`auto` lets llama.cpp decide; values are quantised only with it."
+    )
+    cache_type_k: CacheType = Field("f16", description="How keys are kept in the KV cache.")
+    cache_type_v: CacheType = Field("f16", description="How values are kept in the KV cache.")
+    mmap: bool = Field(True, description="Map model files into memory instead of reading them.")
+    mlock: bool = Field(False, description="Keep models from being swapped out.")
+    speculation: Literal["off", "ngram"] = Field(
+        "off",
+        description="`ngram` guesses that what followed a few words before follows them again; pays where much is quoted.",
+    )
+    keep_state: bool = Field(
+        False, description="Keep computed prompts on disk when a model is unloaded."
+    )
     queue_size: int = Field(64, ge=1, description="Requests that may wait for one model.")
     queue_wait_s: float = Field(60, gt=0, description="Seconds a request may wait for its turn.")
     generation_s: float = Field(600, gt=0, description="Seconds one generation may take.")

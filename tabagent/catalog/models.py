@@ -15,7 +15,7 @@ from typing import Final, Literal
 from tabagent.catalog.gguf_header import GgufHeader, read_gguf_header
 from tabagent.errors import ModelNotFound, TabAgentError
 
-Task = Literal["chat", "completion", "embedding"]
+Task = Literal["chat", "completion", "embedding", "adapter"]
 BUILTIN: Final = "tabagent/guide"
 OWNER_OF_LOOSE_FILES: Final = "local"
 
@@ -144,6 +144,8 @@ def _describe(base: Model, header: GgufHeader) -> Model:
     task: Task = "chat" if header.chat_template else "completion"
     if header.pooling_type is not None:
         task = "embedding"
+    if header.is_adapter:
+        task = "adapter"
     meta, arch = header.metadata, header.architecture
 
     def number(key: str, default: int) -> int:
