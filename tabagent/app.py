@@ -76,7 +76,7 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
     """One of each service. Does no I/O, so the table can be had without an engine."""
     models = Models(catalog, supervisor, settings)
     generation = Generations(supervisor, settings)
-    generator = Generator(models.resolve, generation.run, raw_grammar=settings.raw_grammar)
+    generator = Generator(models.resolve, generation.run, models.adapter, settings.raw_grammar)
     return Services(
         chat=Chat(generator),
         completions=Completions(generator),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from tabagent import wire
@@ -16,8 +15,8 @@ from tabagent.operation import Call
 Resolve = Callable[[str | None], Awaitable[Model]]
 """The model that a request names; the selected one when it names none."""
 
-FindAdapter = Callable[[Model, str], Awaitable[Path]]
-"""The file of the adapter with this name for this model. Raises ModelNotFound."""
+FindAdapter = Callable[[str], Awaitable[Model]]
+"""The adapter with this name. Raises ModelNotFound, or WrongModelTask when it is none."""
 
 
 class Run(Protocol):
@@ -30,11 +29,6 @@ class Run(Protocol):
     def __call__(
         self, call: Call, model: Model, task: Task, *commands: wire.Generate
     ) -> AsyncGenerator[wire.Piece | wire.Finished, None]: ...
-
-
-async def no_adapter(model: Model, name: str) -> Path:
-    """For a server that keeps no adapters."""
-    raise ModelNotFound(f"{model.id} has no adapter named {name}", param="lora", model=name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +56,16 @@ class Generator:
 
     resolve: Resolve
     run: Run
-    find_adapter: FindAdapter = no_adapter
-    raw_grammar: bool = False
+    find_adapter: FindAdapter
+    raw_grammar: bool
 
-    async def adapters(
-        self, model: Model, wanted: Iterable[tuple[str, float]]
-    ) -> list[tuple[str, float]]:
-        """Adapters by name and scale, as the worker wants them. Raises ModelNotFound."""
-        return [(str(await self.find_adapter(model, name)), scale) for name, scale in wanted]
+    async def adapters(self, wanted: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+        """Adapters by name and scale become files and scales. Raises as FindAdapter does."""
+        try:
+            return [(str((await self.find_adapter(name)).path), scale) for name, scale in wanted]
+        except ModelNotFound as error:
+            error.param = "lora"
+            raise
 
     async def steps(
         self, call: Call, model: Model, task: Task, *commands: wire.Generate

@@ -28,7 +28,7 @@ class Chat:
         """
         generator = self._generator
         model = await generator.resolve(request.model)
-        loras = await generator.adapters(model, request.adapters())
+        loras = await generator.adapters(request.adapters())
         command = request.command(loras, raw_grammar=generator.raw_grammar)
         answer = ChatAnswer(call, model.id, logprobs=command.logprobs is not None)
         async with aclosing(generator.steps(call, model, "chat", command)) as steps:

@@ -29,7 +29,7 @@ class Completions:
         """
         generator = self._generator
         model = await generator.resolve(request.model)
-        loras = await generator.adapters(model, request.adapters())
+        loras = await generator.adapters(request.adapters())
         commands = request.commands(loras, raw_grammar=generator.raw_grammar)
         answer = CompletionAnswer(call, model.id, logprobs=request.logprobs is not None)
         async with aclosing(generator.steps(call, model, "completion", *commands)) as steps:
