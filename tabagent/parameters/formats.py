@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tabagent import wire
 from tabagent.errors import FeatureDisabled
 from tabagent.operation import Request
 from tabagent.parameters import Flag, invalid
 
+
+def _satisfiable(schema: bool) -> bool:
+    if not schema:
+        raise ValueError("nothing fits the schema `false`")
+    return schema
+
+
 Schema = Annotated[
-    dict[str, Any] | Literal[True], Field(description="JSON schema; `true` is any JSON value.")
+    dict[str, Any] | Annotated[Flag, AfterValidator(_satisfiable)],
+    Field(description="JSON schema; `true` is any JSON value."),
 ]
 Grammar = Annotated[
     str | None,

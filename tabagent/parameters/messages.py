@@ -26,9 +26,9 @@ class TextPart(Request):
 
 Part = Annotated[TextPart, BeforeValidator(_text_only)]
 Content = Annotated[
-    Annotated[str, Tag("text")]
+    Annotated[str, Tag("string")]
     | Annotated[list[Part], Tag("parts"), Field(min_length=1, max_length=512)],
-    Discriminator(lambda value: "parts" if isinstance(value, list) else "text"),
+    Discriminator(lambda value: "parts" if isinstance(value, list) else "string"),
 ]
 Name = Annotated[str | None, Field(max_length=64)]
 CallId = Annotated[str, Field(min_length=1, max_length=256)]
@@ -107,10 +107,10 @@ class AssistantMessage(Request):
         return self.reasoning_content or self.reasoning
 
     def plain(self) -> dict[str, Any]:
-        content = None if self.content is None else text_of(self.content)
         calls = [
             call.model_dump(include={"id", "type", "function"}) for call in self.tool_calls or ()
         ]
+        content = text_of(self.content or "") or (None if calls else "")
         return _named(
             {
                 "role": "assistant",

@@ -21,16 +21,16 @@ TokenIds = Annotated[
 def _kind(prompt: Any) -> str:
     """Which of its four forms a prompt has, by its first elements."""
     if not isinstance(prompt, list):
-        return "text"
+        return "string"
     first = prompt[0] if prompt else None
     if isinstance(first, list):
         return "several token ids"
-    return "texts" if isinstance(first, str) else "token ids"
+    return "strings" if isinstance(first, str) else "token ids"
 
 
 Prompt = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[list[str], Tag("texts"), Field(max_length=MOST_PROMPTS)]
+    Annotated[str, Tag("string")]
+    | Annotated[list[str], Tag("strings"), Field(max_length=MOST_PROMPTS)]
     | Annotated[TokenIds, Tag("token ids")]
     | Annotated[list[TokenIds], Tag("several token ids"), Field(max_length=MOST_PROMPTS)],
     Discriminator(_kind),
@@ -68,7 +68,7 @@ class CompletionRequest(GenerationParameters):
         return self
 
     def prompts(self) -> list[str | list[int]]:
-        one = _kind(self.prompt) in ("text", "token ids")
+        one = _kind(self.prompt) in ("string", "token ids")
         prompts: Any = [self.prompt] if one else self.prompt
         return list(prompts)
 

@@ -42,9 +42,9 @@ TextPart = Annotated[
     Annotated[InputText | EchoedText, Field(discriminator="type")], BeforeValidator(_text_only)
 ]
 Text = Annotated[
-    Annotated[str, Tag("text")]
+    Annotated[str, Tag("string")]
     | Annotated[list[TextPart], Tag("parts"), Field(min_length=1, max_length=512)],
-    Discriminator(lambda value: "parts" if isinstance(value, list) else "text"),
+    Discriminator(lambda value: "parts" if isinstance(value, list) else "string"),
 ]
 
 
@@ -126,7 +126,7 @@ InputItem = Annotated[
     BeforeValidator(_known),
 ]
 Input = Annotated[
-    Annotated[str, Tag("text")]
+    Annotated[str, Tag("string")]
     | Annotated[list[InputItem], Tag("items"), Field(min_length=1, max_length=1024)],
-    Discriminator(lambda value: "items" if isinstance(value, list) else "text"),
+    Discriminator(lambda value: "items" if isinstance(value, list) else "string"),
 ]
