@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from benchmarks import prompts
 from tabagent import wire
-from tabagent.worker.gguf import native, sampling
-from tabagent.worker.gguf.engine import GgufBackend
+from tabagent.worker.gguf import engine
 
-TIMED: Final = {"decode": (native.Context, "decode"), "sample": (sampling.Sampler, "sample")}
+TIMED: Final = {"decode": ("Context", "decode"), "sample": ("Sampler", "sample")}
+"""Classes as the engine knows them, and the methods that are timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,13 @@ class Split:
 def measure(model: Path, streams: int, tokens: int, threads: int) -> Split:
     """Decode `streams` answers of `tokens` together; counted while all of them run."""
     spent: dict[str, float] = dict.fromkeys(TIMED, 0.0)
-    originals = {name: getattr(owner, method) for name, (owner, method) in TIMED.items()}
+    restore = []
     for name, (owner, method) in TIMED.items():
-        setattr(owner, method, _timed(originals[name], name, spent))
-    backend = GgufBackend()
+        place = getattr(engine, owner)
+        original = getattr(place, method)
+        setattr(place, method, _timed(original, name, spent))
+        restore.append((place, method, original))
+    backend = engine.GgufBackend()
     try:
         backend.load(_load(model, streams, tokens, threads), lambda _: None)
         for number in range(streams):
@@ -50,8 +53,8 @@ def measure(model: Path, streams: int, tokens: int, threads: int) -> Split:
         return _run(backend, streams, spent)
     finally:
         backend.close()
-        for name, (owner, method) in TIMED.items():
-            setattr(owner, method, originals[name])
+        for place, method, original in restore:
+            setattr(place, method, original)
 
 
 def _timed(method: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
@@ -78,7 +81,7 @@ def _load(model: Path, streams: int, tokens: int, threads: int) -> wire.Load:
     )
 
 
-def _submit(backend: GgufBackend, number: int, tokens: int) -> None:
+def _submit(backend: engine.GgufBackend, number: int, tokens: int) -> None:
     command = wire.Generate(
         number,
         wire.Sampling(
@@ -90,7 +93,7 @@ def _submit(backend: GgufBackend, number: int, tokens: int) -> None:
     backend.submit(command, backend.prepare(command))
 
 
-def _run(backend: GgufBackend, streams: int, spent: dict[str, float]) -> Split:
+def _run(backend: engine.GgufBackend, streams: int, spent: dict[str, float]) -> Split:
     reached: dict[int, int] = {}  # tokens so far, by stream
     ended = False
 
@@ -98,7 +101,7 @@ def _run(backend: GgufBackend, streams: int, spent: dict[str, float]) -> Split:
         nonlocal ended
         for event in backend.step():
             if isinstance(event, wire.Pieces):
-                reached.update((id_, tokens) for id_, _, tokens in event.items)
+                reached.update((piece.id, piece.tokens) for piece in event.items)
             ended = ended or isinstance(event, wire.Finished)
 
     while len(reached) < streams:

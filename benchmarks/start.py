@@ -24,9 +24,9 @@ def first_health() -> tuple[float, float]:
     """Seconds to the first /health, and resident megabytes with nothing loaded."""
     with tabagent() as server:
         url = f"http://127.0.0.1:{server.port}"
-        urllib.request.urlopen(f"{url}/health").read()
+        urllib.request.urlopen(f"{url}/health", timeout=30).read()
         seconds = time.perf_counter() - server.began
-        urllib.request.urlopen(f"{url}/v1/models").read()
+        urllib.request.urlopen(f"{url}/v1/models", timeout=30).read()
         return seconds, server.process.memory_info().rss / 1e6
 
 
@@ -39,7 +39,7 @@ def first_token() -> float:
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request) as response:
+        with urllib.request.urlopen(request, timeout=30) as response:
             for line in response:
                 if b'"content":"' in line and b'"content":""' not in line:
                     return time.perf_counter() - server.began
