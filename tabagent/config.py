@@ -112,6 +112,15 @@ class Settings(BaseSettings):
     stall_s: float = Field(
         60, gt=0, description="Seconds without a token until a worker is killed."
     )
+    kept_responses: int = Field(
+        1000, ge=0, description="Responses kept for `previous_response_id`, for each caller."
+    )
+    kept_responses_bytes: int = Field(
+        32 * 2**20, ge=0, description="Most memory they may take, for each caller."
+    )
+    raw_grammar: bool = Field(
+        False, description="Whether requests may bring a GBNF grammar of their own."
+    )
     load_s: float = Field(600, gt=0, description="Seconds a model may take to load.")
     worker_beat_s: float = Field(
         2, gt=0, description="Seconds between a worker's heartbeats; three missed end it."

@@ -10,6 +10,7 @@ from tabagent.services.chat import Chat, fold_chat
 from tabagent.services.completions import Completions, fold_completion
 from tabagent.services.generation import Generations
 from tabagent.services.models import Models
+from tabagent.services.responses import Responses, fold_response
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
 
@@ -20,7 +21,9 @@ LOADING = (
 GENERATING = (
     *LOADING, e.UnsupportedParameter, e.ContextLengthExceeded, e.ChatTemplateRejected,
     e.WrongModelTask, e.Conflict, e.QueueFull, e.QueueTimeout, e.GenerationTimeout,
+    e.FeatureDisabled, e.GrammarInvalid,
 )  # fmt: skip
+RENDERING = (*LOADING, e.UnsupportedParameter, e.ChatTemplateRejected, e.WrongModelTask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Services:
 
     chat: Chat
     completions: Completions
+    responses: Responses
     generation: Generations
     models: Models
     text: TextTools
@@ -42,12 +46,13 @@ def operations(s: Services) -> list[Operation]:
         # Generation
         op("chat", "POST /v1/chat/completions", s.chat.create, errors=GENERATING, collect=fold_chat),
         op("generate", "POST /v1/completions", s.completions.create, errors=GENERATING, collect=fold_completion),
+        op("responses", "POST /v1/responses", s.responses.create, errors=(*GENERATING, e.ResponseNotFound), collect=fold_response, done=False),
         op("stop_generation", ("POST /v1/generation/stop", "POST /v1/halt"), s.generation.stop, errors=(e.RequestNotFound,)),
         op("get_halt_status", "GET /v1/halt", s.generation.status),
         op("tokenize", "POST /v1/tokenize", s.text.tokenize, errors=LOADING),
         op("detokenize", "POST /v1/detokenize", s.text.detokenize, errors=LOADING),
-        op("count_tokens", "POST /v1/count-tokens", s.text.count, errors=(*LOADING, e.ChatTemplateRejected)),
-        op("apply_template", "POST /v1/apply-template", s.text.apply_template, errors=(*LOADING, e.ChatTemplateRejected)),
+        op("count_tokens", "POST /v1/count-tokens", s.text.count, errors=RENDERING),
+        op("apply_template", "POST /v1/apply-template", s.text.apply_template, errors=RENDERING),
         # Models
         op("models", "GET /v1/models", s.models.list),
         op("get_loaded_models", ("GET /v1/models/loaded", "GET /v1/resources/loaded-models"), s.models.loaded),

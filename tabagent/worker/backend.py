@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +24,18 @@ def failed(id_: int, error: TabAgentError) -> wire.Failed:
     known = {"param": error.param, "retry_after": error.retry_after}
     members = error.members | {name: value for name, value in known.items() if value is not None}
     return wire.Failed(id_, error.slug, error.detail, members)
+
+
+def halted(id_: int, open_choices: Mapping[int, int], usage: wire.Usage) -> list[wire.Event]:
+    """How a halted generation ends: a piece for every open choice, then its answer.
+
+    `open_choices` holds the tokens that each of them has generated, by index.
+    """
+    ending = wire.Ending("stop", "halted")
+    pieces = [
+        wire.Piece(id_, tokens, index=index, end=ending) for index, tokens in open_choices.items()
+    ]
+    return [wire.Pieces(pieces), wire.Finished(id_, usage)]
 
 
 class Backend(Protocol):
@@ -50,8 +62,11 @@ class Backend(Protocol):
     def submit(self, command: wire.Generate, prepared: Any) -> None:
         """Queue a prepared request."""
 
-    def cancel(self, id: int, *, halt: bool) -> wire.Finished | None:
-        """Free the request's slot now; with `halt` returns how it ended."""
+    def cancel(self, id: int, *, halt: bool) -> list[wire.Event]:
+        """Free the request's slots now; with `halt` returns how it ended, as `halted` makes it.
+
+        Nothing comes back where nobody is to be answered: without `halt`, or for an unknown id.
+        """
 
     def step(self) -> list[wire.Event]:
         """One step of work for every running request, and what came of it."""

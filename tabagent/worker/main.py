@@ -24,11 +24,11 @@ import psutil
 from tabagent import wire
 from tabagent.errors import TabAgentError
 from tabagent.frames import FrameDecoder, encode
-from tabagent.worker.backend import Backend, failed
+from tabagent.worker.backend import Backend, failed, halted
 
 BACKENDS: Final = {
     "gguf": ("tabagent.worker.gguf.engine", "GgufBackend"),
-    "fake": ("tabagent.worker.fake", "FakeBackend"),
+    "fake": ("tabagent.worker.fake.engine", "FakeBackend"),
 }
 CRASH: Final = 70  # EX_SOFTWARE
 LEAVE_S: Final = 0.5  # what the engine's thread gets to tidy up
@@ -76,7 +76,7 @@ class Worker:
         self._write_lock = threading.Lock()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="prepare")
-        self._preparing: set[int] = set()  # generations on their way to the engine thread
+        self._preparing: dict[int, wire.Generate] = {}  # on their way to the engine thread
         self._process = psutil.Process()
         self._leave = threading.Event()
 
@@ -103,7 +103,7 @@ class Worker:
             case wire.Load():
                 self._inbox.put(lambda: self._answer(command.id, lambda: self._load(command)))
             case wire.Generate():
-                self._preparing.add(command.id)
+                self._preparing[command.id] = command
                 self._pool.submit(self._prepare, command)
             case wire.Cancel():
                 self._inbox.put(lambda: self._cancel(command))
@@ -121,32 +121,29 @@ class Worker:
         try:
             prepared = self._backend.prepare(command)
         except TabAgentError as error:
-            if self._claim(command.id):
+            if self._claim(command.id) is not None:
                 self._send(failed(command.id, error))
         except BaseException:
             _crash()
         else:
             self._inbox.put(lambda: self._submit(command, prepared))
 
-    def _claim(self, id_: int) -> bool:
-        """Whether a request in preparation is the caller's to answer: it is only one thread's."""
-        try:
-            self._preparing.remove(id_)
-        except KeyError:
-            return False
-        return True
+    def _claim(self, id_: int) -> wire.Generate | None:
+        """The request, if it is in preparation and so the caller's to answer: only one gets it."""
+        return self._preparing.pop(id_, None)
 
     def _submit(self, command: wire.Generate, prepared: Any) -> None:
-        if self._claim(command.id):  # else it was cancelled meanwhile
+        if self._claim(command.id) is not None:  # else it was cancelled meanwhile
             with self._answering(command.id):
                 self._backend.submit(command, prepared)
 
     def _cancel(self, command: wire.Cancel) -> None:
-        if self._claim(command.id):
+        if (early := self._claim(command.id)) is not None:
             if command.halt:
-                self._send(wire.Finished(command.id, "stop", "halted", wire.Usage(0, 0)))
-        elif (end := self._backend.cancel(command.id, halt=command.halt)) is not None:
-            self._send(end)
+                nothing = dict.fromkeys(range(early.n), 0)
+                self._send(*halted(command.id, nothing, wire.Usage(0, 0)))
+        else:
+            self._send(*self._backend.cancel(command.id, halt=command.halt))
         self._beat()
 
     def _answer(self, id_: int, work: Callable[[], dict[str, Any]]) -> None:
