@@ -83,7 +83,7 @@ def place(model: Model, options: LoadOptions, settings: Settings) -> Placement:
     flash = chosen("flash_attention")
     if flash == "off" and BITS[values] < 16:
         raise _refused("cache_type_v", "values can be quantised with flash attention only")
-    speculation = "draft" if options.draft else chosen("speculation")
+    speculation: wire.Speculation = "draft" if options.draft else chosen("speculation")
     if speculation == "draft" and options.draft is None:
         raise _refused("draft_model", "speculation by draft needs a draft model")
     # A step of a tiny model is over before threads have met at its barriers: on a busy machine one

@@ -56,9 +56,9 @@ def _weights(tensors: list[Tensor], tokens: int, seed: int) -> bytes:
     data = b""
     for tensor in tensors:
         size = tensor.nbytes // 4
-        if tensor.name.endswith("ssm_a"):
+        if str(tensor.name).endswith("ssm_a"):
             numbers = [-draw.uniform(0.05, 1.0) for _ in range(size)]  # it decays
-        elif tensor.name.endswith("norm.weight"):
+        elif str(tensor.name).endswith("norm.weight"):
             numbers = [1.0] * size
         else:
             spread = 1.0 if tensor.name == "token_embd.weight" else 2.0 / WIDTH**0.5

@@ -164,7 +164,7 @@ def test_logprobs_are_those_of_the_models_own_distribution(engine: Engine) -> No
         assert chance.logprob is not None
         assert len(chance.top) == 3
         assert chance.top == sorted(chance.top, key=lambda pair: -pair[1])
-        assert chance.top[0] == (chance.token, pytest.approx(chance.logprob))  # greedy
+        assert chance.top[0] == (chance.token, chance.logprob)  # greedy
         assert sum(np.exp(p) for _, p in chance.top) < 1 + 1e-6
 
 
@@ -180,9 +180,10 @@ def test_sampling_does_not_change_logprobs(engine: Engine) -> None:
     hot = engine.say(
         "hello", max_tokens=1, logprobs=5, sampling={"temperature": 1.9, "seed": 3, "top_k": 2}
     )
-    assert hot.chances[0][0].top == [
-        (token, pytest.approx(p)) for token, p in told.chances[0][0].top
-    ]
+    (cold, warm) = (told.chances[0][0].top, hot.chances[0][0].top)
+    assert [token for token, _ in cold] == [token for token, _ in warm]
+    # The prompt's last token was computed alone the second time: other rounding.
+    assert [p for _, p in cold] == pytest.approx([p for _, p in warm], abs=1e-3)
 
 
 def test_an_end_token_has_no_logprob(engine: Engine) -> None:

@@ -36,7 +36,7 @@ def computed(engine: Engine) -> list[int]:
         stretches.append(len(tokens))
         return add(sequence, at, tokens, logits)
 
-    context.add = counted  # type: ignore[method-assign]  # to count
+    context.add = counted  # type: ignore[method-assign,assignment]  # to count
     return stretches
 
 
