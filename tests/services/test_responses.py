@@ -430,6 +430,15 @@ def test_a_transcript_leaves_its_history_as_it_was() -> None:
     ]
 
 
+def test_a_turn_ends_when_somebody_else_speaks() -> None:
+    transcript = Transcript()
+    transcript.answer("a")
+    transcript.message("user", "b")
+    transcript.call("c", "f", "{}")
+    roles = [(message["role"], "tool_calls" in message) for message in transcript.messages]
+    assert roles == [("assistant", False), ("user", False), ("assistant", True)]
+
+
 # ---- what is refused -----------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("wrong", "pointer"),
