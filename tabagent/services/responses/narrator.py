@@ -168,12 +168,34 @@ class _Item:
         yield self._number(e.OutputItemDone, output_index=self._index, item=self.item(status))
 
 
-class _Message(_Item):
-    prefix = "msg"
+class _Text(_Item):
+    """An item whose content is one part, of text."""
 
     def __init__(self, number: _Numbered, place: tuple[str, int]) -> None:
         super().__init__(number, place)
         self._here["content_index"] = 0
+
+    def _part(self) -> OutputText | ReasoningText:
+        raise NotImplementedError
+
+    def _done(self) -> e.AnyEvent:
+        raise NotImplementedError
+
+    def begin(self) -> Iterator[e.AnyEvent]:
+        yield from super().begin()
+        yield self._number(e.ContentPartAdded, **self._here, part=self._part())
+
+    def end(self, status: ItemStatus) -> Iterator[e.AnyEvent]:
+        yield self._done()
+        yield self._number(e.ContentPartDone, **self._here, part=self._part())
+        yield from super().end(status)
+
+
+class _Message(_Text):
+    prefix = "msg"
+
+    def __init__(self, number: _Numbered, place: tuple[str, int]) -> None:
+        super().__init__(number, place)
         self._logprobs: list[TokenLogprob] = []
 
     def item(self, status: ItemStatus) -> OutputItem:
@@ -183,48 +205,34 @@ class _Message(_Item):
     def _part(self) -> OutputText:
         return OutputText(text=self._whole, logprobs=self._logprobs)
 
-    def begin(self) -> Iterator[e.AnyEvent]:
-        yield from super().begin()
-        yield self._number(e.ContentPartAdded, **self._here, part=OutputText(text=""))
-
     def more(self, text: str, chances: list[wire.Chance]) -> e.AnyEvent:
         self._parts.append(text)
         logprobs = [TokenLogprob(**entry) for entry in token_logprobs(chances)]
         self._logprobs += logprobs
         return self._number(e.OutputTextDelta, **self._here, delta=text, logprobs=logprobs)
 
-    def end(self, status: ItemStatus) -> Iterator[e.AnyEvent]:
-        yield self._number(
+    def _done(self) -> e.AnyEvent:
+        return self._number(
             e.OutputTextDone, **self._here, text=self._whole, logprobs=self._logprobs
         )
-        yield self._number(e.ContentPartDone, **self._here, part=self._part())
-        yield from super().end(status)
 
 
-class _Reasoning(_Item):
+class _Reasoning(_Text):
     prefix = "rs"
 
-    def __init__(self, number: _Numbered, place: tuple[str, int]) -> None:
-        super().__init__(number, place)
-        self._here["content_index"] = 0
-
     def item(self, status: ItemStatus) -> OutputItem:
-        content = [] if status == "in_progress" else [ReasoningText(text=self._whole)]
+        content = [] if status == "in_progress" else [self._part()]
         return OutputReasoning(id=self.id, status=status, content=content)
 
-    def begin(self) -> Iterator[e.AnyEvent]:
-        yield from super().begin()
-        yield self._number(e.ContentPartAdded, **self._here, part=ReasoningText(text=""))
+    def _part(self) -> ReasoningText:
+        return ReasoningText(text=self._whole)
 
     def more(self, text: str) -> e.AnyEvent:
         self._parts.append(text)
         return self._number(e.ReasoningTextDelta, **self._here, delta=text)
 
-    def end(self, status: ItemStatus) -> Iterator[e.AnyEvent]:
-        yield self._number(e.ReasoningTextDone, **self._here, text=self._whole)
-        part = ReasoningText(text=self._whole)
-        yield self._number(e.ContentPartDone, **self._here, part=part)
-        yield from super().end(status)
+    def _done(self) -> e.AnyEvent:
+        return self._number(e.ReasoningTextDone, **self._here, text=self._whole)
 
 
 class _Call(_Item):
