@@ -131,13 +131,10 @@ def _pointer(fault: Mapping[str, Any], payload: Any) -> str:
     parts: list[str] = []
     here = payload
     for step in location[:known]:
-        if isinstance(here, Mapping) and step in here:
+        named = isinstance(here, Mapping) and step in here
+        if named or (isinstance(here, list) and isinstance(step, int) and step < len(here)):
             here = here[step]
-        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
-            here = here[step]
-        else:
-            continue
-        parts.append(str(step))
+            parts.append(str(step))
     parts += map(str, location[known:])
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 

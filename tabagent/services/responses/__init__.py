@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final
 
-from tabagent.errors import TabAgentError
+from tabagent.errors import InvalidRequest, TabAgentError
 from tabagent.operation import Call
 from tabagent.replies.generation import Generator
 from tabagent.services.responses.events import (
@@ -68,7 +68,19 @@ class Responses:
             except TabAgentError as error:
                 for event in narrator.fail(error):
                     yield ResponseEvent(event)
-                raise
+                raise _about_input(error) from error
+
+
+def _about_input(error: TabAgentError) -> TabAgentError:
+    """`error`, which points at messages where the request had items."""
+    if not isinstance(error, InvalidRequest) or error.param != "messages":
+        return error
+    details = [entry["detail"] for entry in error.members.get("errors", ())] or [error.detail]
+    return InvalidRequest(
+        f"input: {details[0]}",
+        param="input",
+        errors=[{"pointer": "/input", "detail": detail} for detail in details],
+    )
 
 
 def _begun(request: ResponseRequest, call: Call, model: str) -> ResponseObject:

@@ -27,6 +27,7 @@ from tabagent.worker.backend import Counts, halted
 from tabagent.worker.fake.script import (
     Said,
     calls_of,
+    check_results,
     detokenise,
     formatted,
     prompt_of,
@@ -132,6 +133,7 @@ class FakeBackend:
                 context_length=CONTEXT,
                 max_tokens=command.max_tokens,
             )
+        check_results(command.messages or [])
         if command.format is not None:
             formatted(command.format, 0)  # refuses what it does not know
         return list(text.split())

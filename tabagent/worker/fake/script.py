@@ -69,6 +69,19 @@ def calls_of(command: wire.Generate) -> list[wire.Tool]:
     return dialogue.tools[:1] if wanted else []
 
 
+def check_results(messages: list[dict[str, Any]]) -> None:
+    """Raise InvalidRequest for the result of a call that was never made."""
+    made = {call["id"] for message in messages for call in message.get("tool_calls", ())}
+    for position, message in enumerate(messages):
+        if message["role"] == "tool" and message["tool_call_id"] not in made:
+            pointer, detail = f"/messages/{position}/tool_call_id", "names no call"
+            raise InvalidRequest(
+                f"{pointer} {detail}",
+                param="messages",
+                errors=[{"pointer": pointer, "detail": detail}],
+            )
+
+
 def script(command: wire.Generate, index: int) -> Iterator[Said]:
     """Everything that choice `index` says."""
     words = prompt_of(command).split()
