@@ -9,7 +9,7 @@ from typing import Any, Final
 from tabagent import wire
 from tabagent.errors import InvalidRequest
 from tabagent.worker.backend import Counts
-from tabagent.worker.gguf import state
+from tabagent.worker.gguf import state, vocabulary
 from tabagent.worker.gguf.cells import Cells
 from tabagent.worker.gguf.context import Context
 from tabagent.worker.gguf.native import ENGINE, Model
@@ -108,24 +108,12 @@ class GgufBackend:
     # ---- beside the engine's thread -------------------------------------------------------------
     def ask(self, command: wire.Render | wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
         model, prompter = self._loaded()
-        match command:
-            case wire.Render():
-                text, tokens = prompter.render(
-                    command.messages, command.dialogue, command.add_generation_prompt
-                )
-                return {"text": text, "tokens": tokens}
-            case wire.Tokenize():
-                tokens = model.tokenize(
-                    command.text,
-                    add_special=command.add_special,
-                    parse_special=command.parse_special,
-                )
-                pieces = [model.piece(t, special=True).decode(errors="replace") for t in tokens]
-                return {"tokens": tokens, "pieces": pieces}
-            case wire.Detokenize():
-                prompter.check_tokens(command.tokens, "tokens")
-                data = b"".join(model.piece(token, special=True) for token in command.tokens)
-                return {"text": data.decode(errors="replace")}
+        if isinstance(command, wire.Render):
+            text, tokens = prompter.render(
+                command.messages, command.dialogue, command.add_generation_prompt
+            )
+            return {"text": text, "tokens": tokens}
+        return vocabulary.answer(model, command)
 
     def prepare(self, command: wire.Generate) -> Prompt:
         return self._loaded()[1].prepare(command)

@@ -17,17 +17,18 @@ def answer(model: Model, command: wire.Tokenize | wire.Detokenize) -> dict[str, 
         )
         pieces = [model.piece(t, special=True).decode(errors="replace") for t in tokens]
         return {"tokens": tokens, "pieces": pieces}
-    for position, token in enumerate(command.tokens):
-        if not 0 <= token < model.n_vocab:
-            raise InvalidRequest(
-                f"token {token} is not in the vocabulary of {model.n_vocab}",
-                param="tokens",
-                errors=[
-                    {
-                        "pointer": f"/tokens/{position}",
-                        "detail": f"must be 0 to {model.n_vocab - 1}",
-                    }
-                ],
-            )
+    check_tokens(model, command.tokens, "tokens")
     data = b"".join(model.piece(token, special=True) for token in command.tokens)
     return {"text": data.decode(errors="replace")}
+
+
+def check_tokens(model: Model, tokens: list[int], param: str) -> None:
+    """Raise InvalidRequest when one of them is no token of the model's."""
+    for position, token in enumerate(tokens):
+        if not 0 <= token < model.n_vocab:
+            detail = f"must be 0 to {model.n_vocab - 1}"
+            raise InvalidRequest(
+                f"token {token} is not in the vocabulary of {model.n_vocab}",
+                param=param,
+                errors=[{"pointer": f"/{param}/{position}", "detail": detail}],
+            )
