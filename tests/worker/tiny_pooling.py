@@ -195,7 +195,9 @@ def _write(path: Path, pairs: list[bytes], tensors: list[Tensor], seed: int) -> 
         elif len(tensor.shape) == 1:  # a bias
             numbers = draw.normal(0, 0.1, size)
         else:
-            spread = 1.0 if name.startswith(("token_", "position_")) else 2.0 / tensor.shape[0] ** 0.5
+            spread = (
+                1.0 if name.startswith(("token_", "position_")) else 2.0 / tensor.shape[0] ** 0.5
+            )
             numbers = draw.normal(0, spread, size)
         data += numbers.astype("<f4").tobytes()
         data += bytes(-len(data) % 32)

@@ -1,6 +1,6 @@
 """A llama.cpp context that turns whole sequences into one row of numbers each.
 
-Beside native.py the only module that touches pointers. Two kinds of model come here. One that sees
+Two kinds of model come here. One that sees
 both ways (BERT) or pools over all tokens needs a whole input in one micro-batch: llama.cpp aborts on
 more. One that is causal and pools the last token reads an input in chunks, through its KV cache.
 """
@@ -20,13 +20,16 @@ import psutil
 
 from tabagent import wire
 from tabagent.errors import OutOfMemory
-from tabagent.worker.gguf.native import Model
+from tabagent.worker.gguf.context import CACHE, FLASH
+from tabagent.worker.gguf.native import Model, recent
 
 Tokens = npt.NDArray[np.int32]
 Row = npt.NDArray[np.float32]
 
 BATCH: Final = 512  # tokens: more at once is slower, for every token is compared with every other
-ROWS_BYTES: Final = 128 * 2**20  # that llama.cpp may keep outputs in while no single input is longer
+ROWS_BYTES: Final = (
+    128 * 2**20
+)  # that llama.cpp may keep outputs in while no single input is longer
 MEMORY_SHARE: Final = 0.25  # of what is available now, for one input of full length
 SHORTEST_LIMIT: Final = 512  # tokens an input may have however little memory there is
 WHOLE_SEQUENCES: Final = 64
@@ -37,11 +40,6 @@ POOLING: Final[dict[wire.Pooling, int]] = {
     "cls": C.LLAMA_POOLING_TYPE_CLS,
     "last": C.LLAMA_POOLING_TYPE_LAST,
     "rank": C.LLAMA_POOLING_TYPE_RANK,
-}
-FLASH_ATTENTION: Final[dict[wire.FlashAttention, int]] = {
-    "auto": C.LLAMA_FLASH_ATTN_TYPE_AUTO,
-    "on": C.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-    "off": C.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
 
 
@@ -92,17 +90,20 @@ class PoolingContext:
         params.n_seq_max = self.sequences
         params.n_threads = command.threads
         params.n_threads_batch = command.threads_batch or command.threads
-        params.flash_attn_type = FLASH_ATTENTION[command.flash_attention]
-        params.type_k = getattr(C, f"GGML_TYPE_{command.cache_type_k.upper()}")
-        params.type_v = getattr(C, f"GGML_TYPE_{command.cache_type_v.upper()}")
+        params.flash_attn_type = FLASH[command.flash_attention]
+        params.type_k, params.type_v = CACHE[command.cache_type_k], CACHE[command.cache_type_v]
         params.pooling_type = POOLING[pooling]
         params.embeddings = True
         params.kv_unified = True
         params.no_perf = True
         self.progress = 0
+        recent.clear()
         self.pointer = C.llama_init_from_model(pointer, params)
         if not self.pointer:
-            raise OutOfMemory("llama.cpp could not make room to compute in", device="cpu")
+            said = " ".join(recent)[-300:]
+            raise OutOfMemory(
+                f"llama.cpp could not make room to compute {size} tokens in: {said}", device="cpu"
+            )
         self._memory = C.llama_get_memory(self.pointer)
         # Without a memory there is nothing to decode into, and an encoder wants to be called so.
         encodes = not self._memory or C.llama_model_has_encoder(pointer)
@@ -171,7 +172,8 @@ class PoolingContext:
         C.llama_set_abort_callback(self.pointer, tick, None)
         code = self._compute(self.pointer, self._batch)
         if code != 0:
-            raise RuntimeError(f"llama.cpp returned {code} for a batch of {at} tokens")
+            said = " ".join(recent)
+            raise RuntimeError(f"llama.cpp returned {code} for a batch of {at} tokens: {said}")
 
     def _row(self, sequence: int) -> Row:
         pointer = C.llama_get_embeddings_seq(self.pointer, sequence)
@@ -194,8 +196,8 @@ def _reads_last_token(model: Model, pooling: wire.Pooling) -> bool:
     if model.meta(f"{architecture}.attention.causal") == "false":
         return False
     if pooling == "rank":
-        first = C.LLAMA_POOLING_TYPE_MEAN, C.LLAMA_POOLING_TYPE_CLS
-        return model.meta(f"{architecture}.classifier.pooling_type") not in map(str, first)
+        others = [str(C.LLAMA_POOLING_TYPE_MEAN), str(C.LLAMA_POOLING_TYPE_CLS)]
+        return model.meta(f"{architecture}.classifier.pooling_type") not in others
     return pooling == "last"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,7 +55,10 @@ class PoolingBackend:
         if command.pooling is None:
             raise WrongModelTask("this model generates: it makes no vectors and ranks nothing")
         self._file, self._pooling = os.path.basename(command.path), command.pooling
-        model = Model(command.path, progress)
+        if command.draft_path:
+            detail = "a model that generates nothing has no use for another that guesses"
+            raise _invalid(detail, ["/draft_model"])
+        model = Model(command.path, progress, mmap=command.mmap, mlock=command.mlock)
         if C.llama_model_has_encoder(model.pointer) and C.llama_model_has_decoder(model.pointer):
             raise UnsupportedModel(
                 "a model with both an encoder and a decoder makes no vectors here",
@@ -141,7 +144,7 @@ class PoolingBackend:
 
     def _closing_tokens(self) -> int:
         """How many special tokens end a text; they stay when it is cut."""
-        vocab = C.llama_model_get_vocab(self._loaded().pointer)
+        vocab = self._loaded().vocab
         frame = self._loaded().tokenize("", add_special=True, parse_special=False)
         starts = bool(frame) and frame[0] == C.llama_vocab_bos(vocab)
         return len(frame) - starts
@@ -154,11 +157,10 @@ class PoolingBackend:
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
         pointers = [_pointer(index, inputs) for index in range(len(inputs))]
         self._check_sound(np.flatnonzero(lengths[:, 0] == 0).tolist(), pointers, "a length", "0")
-        return (vectors / lengths).astype(np.float32)
+        unit: Rows = (vectors / lengths).astype(np.float32)
+        return unit
 
-    def _check_sound(
-        self, bad: list[int], pointers: list[str], expected: str, actual: str
-    ) -> None:
+    def _check_sound(self, bad: list[int], pointers: list[str], expected: str, actual: str) -> None:
         if not bad:
             return
         where = pointers[bad[0]]
@@ -181,10 +183,10 @@ class PoolingBackend:
         assert self._scheduler is not None
         self._scheduler.submit(Job(command.id, prepared.inputs, prepared.answer))
 
-    def cancel(self, id: int, *, halt: bool) -> wire.Finished | None:
+    def cancel(self, id: int, *, halt: bool) -> list[wire.Event]:
         if self._scheduler:
             self._scheduler.cancel(id)
-        return None  # half of the vectors are no answer
+        return []  # half of the vectors are no answer
 
     def step(self) -> list[wire.Event]:
         assert self._scheduler is not None

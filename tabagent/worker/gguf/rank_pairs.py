@@ -19,7 +19,9 @@ from tabagent.worker.gguf.native import Model
 
 PLACE: Final = re.compile(r"\{(query|document)\}")
 DOCUMENT: Final = "{document}"
-LEAST_ROOM: Final = 32  # tokens that a query must leave for documents, or a quarter of a small context
+LEAST_ROOM: Final = (
+    32  # tokens that a query must leave for documents, or a quarter of a small context
+)
 OVERLAP: Final = 8  # windows share one part in so many with the next
 
 
@@ -156,10 +158,14 @@ class _Signs:
     @classmethod
     def of(cls, model: Model) -> _Signs:
         """As the vocabulary says. Files of before it could say so close a BERT's pair with SEP too."""
-        vocab = C.llama_model_get_vocab(model.pointer)
+        vocab = model.vocab
         bos, eos, sep = (
             [token] if token >= 0 else []
-            for token in (C.llama_vocab_bos(vocab), C.llama_vocab_eos(vocab), C.llama_vocab_sep(vocab))
+            for token in (
+                C.llama_vocab_bos(vocab),
+                C.llama_vocab_eos(vocab),
+                C.llama_vocab_sep(vocab),
+            )
         )
         start = bos if C.llama_vocab_get_add_bos(vocab) else []
         ending = (eos or sep) if C.llama_vocab_get_add_eos(vocab) else []
