@@ -56,10 +56,13 @@ def write_bert(
     heads: int = HEADS,
     feed_forward: int = FEED_FORWARD,
     tokens: int = 0,
+    sick: str = "",
+    silent: bool = False,
     seed: int = 7,
 ) -> Path:
     """Write an encoder. `head`: with one that ranks. `eos`: [SEP] is its end token, as newer files
-    have it. `tokens`: fill the vocabulary up to so many.
+    have it. `tokens`: fill the vocabulary up to so many. `sick`: a word of which NaN comes. `silent`: zeros come of
+    everything.
     """
     pieces = wordpieces()
     pieces += [f"▁filler{number}" for number in range(len(pieces), tokens)]
@@ -124,7 +127,7 @@ def write_bert(
             Tensor("cls.output.weight", (width, outputs)),
             Tensor("cls.output.bias", (outputs,)),
         ]
-    return _write(path, pairs, tensors, seed)
+    return _write(path, pairs, tensors, seed, pieces.index("▁" + sick) if sick else -1, silent)
 
 
 def write_qwen(
@@ -133,9 +136,12 @@ def write_qwen(
     pooling: int | None = LAST,
     template: str | None = None,
     context: int = 1024,
+    sick: str = "",
     seed: int = 7,
 ) -> Path:
-    """Write a causal model. `template`: it ranks by this, with the answers yes and no."""
+    """Write a causal model. `template`: it ranks by this, with the answers yes and no. `sick`: a
+    token of which NaN comes.
+    """
     tokens = tiny_gguf.vocabulary()
     plain = len(tokens) - len(tiny_gguf.CONTROLS)
     types = [tiny_gguf.NORMAL] * plain + [tiny_gguf.CONTROL] * 3 + [tiny_gguf.UNKNOWN]
@@ -182,10 +188,17 @@ def write_qwen(
             Tensor(f"{block}ffn_up.weight", (WIDTH, FEED_FORWARD)),
             Tensor(f"{block}ffn_down.weight", (FEED_FORWARD, WIDTH)),
         ]
-    return _write(path, pairs, tensors, seed)
+    return _write(path, pairs, tensors, seed, tokens.index(sick) if sick else -1)
 
 
-def _write(path: Path, pairs: list[bytes], tensors: list[Tensor], seed: int) -> Path:
+def _write(
+    path: Path,
+    pairs: list[bytes],
+    tensors: list[Tensor],
+    seed: int,
+    sick: int = -1,
+    silent: bool = False,
+) -> Path:
     draw = np.random.default_rng(seed)
     data = bytearray()
     for tensor in tensors:
@@ -199,6 +212,10 @@ def _write(path: Path, pairs: list[bytes], tensors: list[Tensor], seed: int) -> 
                 1.0 if name.startswith(("token_", "position_")) else 2.0 / tensor.shape[0] ** 0.5
             )
             numbers = draw.normal(0, spread, size)
+        if name == "token_embd.weight" and sick >= 0:
+            numbers[sick * tensor.shape[0]] = np.nan
+        if silent and "layer_output_norm" in name:
+            numbers[:] = 0
         data += numbers.astype("<f4").tobytes()
         data += bytes(-len(data) % 32)
     path.write_bytes(gguf(pairs, tensors, data=bytes(data)))

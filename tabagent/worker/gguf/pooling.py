@@ -37,6 +37,7 @@ class Context(Protocol):
 
     def compute(self, parts: Sequence[Part]) -> list[Row | None]: ...
     def forget(self, sequence: int) -> None: ...
+    def clear(self) -> None: ...
 
 
 @dataclass(eq=False)
@@ -47,15 +48,19 @@ class _Input:
     tokens: Tokens
     sequence: int
     done: int = 0
+    alone: bool = False  # computed in a batch of its own
 
 
 @dataclass(eq=False)
 class Job:
-    """One request. `answer` makes its result of the rows, (inputs, width), or raises."""
+    """One request. `answer` makes its result of the rows, (inputs, width), or raises; `fault` is the
+    error of an input of which no finite numbers come.
+    """
 
     id: int
     inputs: Sequence[Tokens]
     answer: Callable[[Rows], dict[str, Any]]
+    fault: Callable[[int], TabAgentError]
     queued_at: float = field(default_factory=monotonic)
     rows: dict[int, Row] = field(default_factory=dict)
     running: list[_Input] = field(default_factory=list)
@@ -116,15 +121,37 @@ class PoolingScheduler:
         began = monotonic()
         rows = self._context.compute([part for _, _, part in batch])
         self._measure(sum(len(part.tokens) for _, _, part in batch), monotonic() - began)
+        sick: list[tuple[Job, _Input]] = []
         for (job, started, part), row in zip(batch, rows, strict=True):
             started.done += len(part.tokens)
-            if row is not None:
-                job.rows[started.index] = row
-                self._end(job, started)
-        for job in [job for job, _, _ in batch if len(job.rows) == len(job.inputs)]:
-            if job in self._jobs:
+            if row is None:
+                continue
+            if not np.isfinite(row).all():
+                sick.append((job, started))
+                continue
+            job.rows[started.index] = row
+            self._end(job, started)
+            if len(job.rows) == len(job.inputs):
                 self._jobs.remove(job)
                 events.append(_answer(job))
+        return [*events, *self._isolate(sick)]
+
+    def _isolate(self, sick: list[tuple[Job, _Input]]) -> list[wire.Event]:
+        """Find whose numbers are not finite: in a batch NaN spreads to everyone, through zeros too.
+
+        Whatever has begun is computed anew, each input by itself. One that is sick even so fails
+        its request, and only that.
+        """
+        if not sick:
+            return []
+        self._context.clear()
+        events: list[wire.Event] = []
+        for job, started in sick:
+            if started.alone:
+                self.cancel(job.id)
+                events.append(failed(job.id, job.fault(started.index)))
+        for started in [run for job in self._jobs for run in job.running]:
+            started.done, started.alone = 0, True
         return events
 
     def _expire(self) -> list[wire.Event]:
@@ -143,6 +170,9 @@ class PoolingScheduler:
     # ---- filling a batch ------------------------------------------------------------------------
     def _fill(self) -> list[tuple[Job, _Input, Part]]:
         """The next parts, taken by turns; who got none has the first turn next time."""
+        for suspect, run in ((job, run) for job in self._jobs for run in job.running):
+            if run.alone:
+                return [(suspect, run, self._part(run, self._context.batch))]
         wanted = int(self._speed * STEP_S) if self._speed else FIRST_BATCH
         room = min(self._context.batch, max(SMALLEST_BATCH, wanted))
         batch: dict[_Input, tuple[Job, _Input, Part]] = {}
@@ -159,7 +189,7 @@ class PoolingScheduler:
                 if started is None:
                     continue
                 share = max(SMALLEST_BATCH, room // (len(hungry) - position))
-                part = self._part(started, min(share, room), room)
+                part = self._part(started, min(share, room))
                 batch[started] = (job, started, part)
                 room -= len(part.tokens)
                 fed.append(job)
@@ -187,10 +217,10 @@ class PoolingScheduler:
         needed = len(job.inputs[job.todo[0]])
         return not self._free or (self._taken > 0 and self._taken + needed > self._context.room)
 
-    def _part(self, started: _Input, share: int, room: int) -> Part:
+    def _part(self, started: _Input, most: int) -> Part:
         left = started.tokens[started.done :]
         if self._context.chunked:
-            left = left[: min(share, room)]
+            left = left[:most]
         ends = started.done + len(left) == len(started.tokens)
         return Part(started.sequence, started.done, left, ends)
 

@@ -65,27 +65,45 @@ class PoolingContext:
     """
 
     def __init__(self, model: Model, command: wire.Load, pooling: wire.Pooling) -> None:
-        pointer = model.pointer
-        ranks = pooling == "rank"
-        labels = int(C.llama_model_n_cls_out(pointer))
-        self.width = labels if ranks else int(C.llama_model_n_embd_out(pointer))
+        """Raises OutOfMemory."""
+        outputs = C.llama_model_n_cls_out if pooling == "rank" else C.llama_model_n_embd_out
+        self.width = int(outputs(model.pointer))
+        self.limit = min(command.n_ctx, model.context_length or command.n_ctx)
         self.chunked = _reads_last_token(model, pooling)
-        trained = model.context_length or command.n_ctx
-        self.limit = min(command.n_ctx, trained)
-        row = 4 * (model.n_vocab + int(C.llama_model_n_embd_out(pointer)))
+        self._open(model, command, pooling)
+        if self.chunked and not self._memory:  # an encoder whose file does not say that it is one
+            self.close()
+            self.chunked = False
+            self._open(model, command, pooling)
+        # Without a memory there is nothing to decode into, and an encoder wants to be called so.
+        encodes = not self._memory or C.llama_model_has_encoder(model.pointer)
+        self._compute = C.llama_encode if encodes else C.llama_decode
+        self._embeds = True
+        self.progress = 0
+
+        @C.ggml_abort_callback  # type: ignore[untyped-decorator]  # ctypes
+        def tick(_: Any) -> bool:
+            self.progress += 1
+            return False
+
+        self._tick, self._no_tick = tick, C.ggml_abort_callback()
+
+    def _open(self, model: Model, command: wire.Load, pooling: wire.Pooling) -> None:
         params = C.llama_context_default_params()
         if self.chunked:
             self.sequences = CHUNKED_SEQUENCES
             self.batch = size = BATCH
-            params.n_ctx = self.limit + self.batch  # others go on beside a long one
+            self.room = self.limit + self.batch  # others go on beside a long one
             params.n_outputs_max = self.sequences
         else:
             self.sequences = WHOLE_SEQUENCES
+            row = 4 * (model.n_vocab + int(C.llama_model_n_embd_out(model.pointer)))
             self.limit = min(self.limit, _affordable(model, row, command.flash_attention))
             # A graph is reserved for equally long sequences: another size makes llama.cpp abort.
             size = math.ceil(max(self.limit, self.sequences) / self.sequences) * self.sequences
             self.batch = min(size, max(self.sequences, min(BATCH, ROWS_BYTES // row)))
-            params.n_ctx = size
+            self.room = size
+        params.n_ctx = self.room
         params.n_batch = params.n_ubatch = size
         params.n_seq_max = self.sequences
         params.n_threads = command.threads
@@ -96,28 +114,15 @@ class PoolingContext:
         params.embeddings = True
         params.kv_unified = True
         params.no_perf = True
-        self.progress = 0
         recent.clear()
-        self.pointer = C.llama_init_from_model(pointer, params)
+        self.pointer = C.llama_init_from_model(model.pointer, params)
         if not self.pointer:
             said = " ".join(recent)[-300:]
             raise OutOfMemory(
                 f"llama.cpp could not make room to compute {size} tokens in: {said}", device="cpu"
             )
         self._memory = C.llama_get_memory(self.pointer)
-        # Without a memory there is nothing to decode into, and an encoder wants to be called so.
-        encodes = not self._memory or C.llama_model_has_encoder(pointer)
-        self._compute = C.llama_encode if encodes else C.llama_decode
-        self.room: int = C.llama_n_ctx(self.pointer) if self._memory else size
-        self._embeds = True
         self._allocate(size)
-
-        @C.ggml_abort_callback  # type: ignore[untyped-decorator]  # ctypes
-        def tick(_: Any) -> bool:
-            self.progress += 1
-            return False
-
-        self._tick, self._no_tick = tick, C.ggml_abort_callback()
 
     def _allocate(self, size: int) -> None:
         """Arrays that the batch points into: a token's own numbers go in, the rest never changes."""
@@ -185,6 +190,11 @@ class PoolingContext:
         """Drop a sequence, so that its number and its room can be used again."""
         if self._memory:
             C.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def clear(self) -> None:
+        """Drop all sequences and zero what they left: a NaN would reach others through a zero mask."""
+        if self._memory:
+            C.llama_memory_clear(self._memory, True)
 
     def close(self) -> None:
         C.llama_free(self.pointer)

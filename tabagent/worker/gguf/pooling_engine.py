@@ -39,6 +39,7 @@ class Prepared:
 
     inputs: list[Tokens]
     answer: Callable[[Rows], dict[str, Any]]
+    fault: Callable[[int], TabAgentError]
 
 
 class PoolingBackend:
@@ -89,6 +90,10 @@ class PoolingBackend:
     def prepare(self, command: wire.Generate | wire.Embed | wire.Rank) -> Prepared:
         """Tokenise all inputs and refuse what cannot be computed, before anything is."""
         match command:
+            case wire.Embed(texts=[]):
+                raise _invalid("there is no text", ["/input"])
+            case wire.Rank(documents=[]):
+                raise _invalid("there is no document", ["/documents"])
             case wire.Embed() if self._pooling != "rank":
                 return self._prepare_embed(command)
             case wire.Rank() if self._pairs is not None:
@@ -117,14 +122,19 @@ class PoolingBackend:
         _check_total(inputs, EMBED_TOKENS, "/input")
         counts = [len(tokens) for tokens in inputs]
 
+        def fault(index: int, found: str = "NaN or infinity") -> TabAgentError:
+            return self._senseless(_pointer(index, inputs), found)
+
         def answer(rows: Rows) -> dict[str, Any]:
-            self._check_finite(rows, [_pointer(index, inputs) for index in range(len(inputs))])
             vectors = rows[:, :wanted]
             if command.normalise:
-                vectors = self._normalised(vectors, inputs)
+                lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+                for index in np.flatnonzero(lengths == 0):
+                    raise fault(int(index), "a vector of zeros")
+                vectors = (vectors / lengths).astype(np.float32)
             return {"vectors": [vector.tobytes() for vector in vectors], "tokens": counts}
 
-        return Prepared([np.array(tokens, np.int32) for tokens in inputs], answer)
+        return Prepared([np.array(tokens, np.int32) for tokens in inputs], answer, fault)
 
     def _prepare_rank(self, command: wire.Rank, pairs: RankPairs) -> Prepared:
         found = pairs.sequences(command.query, command.documents, first_window=command.truncate)
@@ -134,13 +144,15 @@ class PoolingBackend:
             inputs.append(np.array(tokens, np.int32))
         _check_total(inputs, RANK_TOKENS, "/documents")
 
+        def fault(index: int) -> TabAgentError:
+            return self._senseless(f"/documents/{owners[index]}", "NaN or infinity")
+
         def answer(rows: Rows) -> dict[str, Any]:
-            self._check_finite(rows, [f"/documents/{index}" for index in owners])
             scores = np.zeros(len(command.documents))
             np.maximum.at(scores, owners, self._relevance(rows))  # all are at least 0
             return {"scores": scores.tolist(), "tokens": sum(map(len, inputs))}
 
-        return Prepared(inputs, answer)
+        return Prepared(inputs, answer, fault)
 
     def _closing_tokens(self) -> int:
         """How many special tokens end a text; they stay when it is cut."""
@@ -149,29 +161,17 @@ class PoolingBackend:
         starts = bool(frame) and frame[0] == C.llama_vocab_bos(vocab)
         return len(frame) - starts
 
-    def _check_finite(self, rows: Rows, pointers: list[str]) -> None:
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        self._check_sound(bad.tolist(), pointers, "finite numbers", "NaN or infinite")
-
-    def _normalised(self, vectors: Rows, inputs: Sequence[list[int]]) -> Rows:
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-        pointers = [_pointer(index, inputs) for index in range(len(inputs))]
-        self._check_sound(np.flatnonzero(lengths[:, 0] == 0).tolist(), pointers, "a length", "0")
-        unit: Rows = (vectors / lengths).astype(np.float32)
-        return unit
-
-    def _check_sound(self, bad: list[int], pointers: list[str], expected: str, actual: str) -> None:
-        if not bad:
-            return
-        where = pointers[bad[0]]
-        raise ModelCorrupt(
-            f"what this model computes for {where} is of no use: {actual} instead of {expected}",
-            param=where.split("/")[1],
+    def _senseless(self, pointer: str, found: str) -> ModelCorrupt:
+        """The error of an input of which no usable numbers come: weights or quantisation are bad."""
+        detail = f"the model computes {found}"
+        return ModelCorrupt(
+            f"{pointer}: {detail}",
+            param=pointer.split("/")[1],
             file=self._file,
             check="numbers",
-            expected=expected,
-            actual=actual,
-            errors=[{"pointer": pointers[i], "detail": actual} for i in bad[:SHOWN]],
+            expected="finite numbers that are not all zero",
+            actual=found,
+            errors=[{"pointer": pointer, "detail": detail}],
         )
 
     def _loaded(self) -> Model:
@@ -181,7 +181,7 @@ class PoolingBackend:
     # ---- the engine's thread --------------------------------------------------------------------
     def submit(self, command: wire.Generate | wire.Embed | wire.Rank, prepared: Prepared) -> None:
         assert self._scheduler is not None
-        self._scheduler.submit(Job(command.id, prepared.inputs, prepared.answer))
+        self._scheduler.submit(Job(command.id, prepared.inputs, prepared.answer, prepared.fault))
 
     def cancel(self, id: int, *, halt: bool) -> list[wire.Event]:
         if self._scheduler:
