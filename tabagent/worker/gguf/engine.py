@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tabagent import wire
-from tabagent.errors import InvalidRequest
-from tabagent.worker.backend import Counts
+from tabagent.errors import InvalidRequest, WrongModelTask
+from tabagent.worker.backend import Counts, Work
 from tabagent.worker.gguf import state, vocabulary
 from tabagent.worker.gguf.cells import Cells
 from tabagent.worker.gguf.context import Context
@@ -115,7 +115,9 @@ class GgufBackend:
             return {"text": text, "tokens": tokens}
         return vocabulary.answer(model, command)
 
-    def prepare(self, command: wire.Generate) -> Prompt:
+    def prepare(self, command: Work) -> Prompt:
+        if not isinstance(command, wire.Generate):
+            raise WrongModelTask("this model generates text: it makes no vectors and ranks nothing")
         return self._loaded()[1].prepare(command)
 
     def _loaded(self) -> tuple[Model, Prompter]:
@@ -124,8 +126,9 @@ class GgufBackend:
         return self._model, self._prompter
 
     # ---- the engine's thread --------------------------------------------------------------------
-    def submit(self, command: wire.Generate, prepared: Prompt) -> None:
+    def submit(self, command: Work, prepared: Prompt) -> None:
         assert self._scheduler is not None
+        assert isinstance(command, wire.Generate), "`prepare` refuses the others"
         model, _ = self._loaded()
         for path, _ in command.loras:
             model.adapter(path)  # refused now, not in the middle of a batch with others

@@ -19,7 +19,7 @@ from tabagent.errors import (
     UnsupportedModel,
     WrongModelTask,
 )
-from tabagent.worker.backend import Counts
+from tabagent.worker.backend import Counts, Work
 from tabagent.worker.gguf import vocabulary
 from tabagent.worker.gguf.native import ENGINE, Model
 from tabagent.worker.gguf.pooling import Job, PoolingScheduler, Rows
@@ -87,7 +87,7 @@ class PoolingBackend:
             raise WrongModelTask("this model has no chat template: it makes vectors or ranks")
         return vocabulary.answer(self._loaded(), command)
 
-    def prepare(self, command: wire.Generate | wire.Embed | wire.Rank) -> Prepared:
+    def prepare(self, command: Work) -> Prepared:
         """Tokenise all inputs and refuse what cannot be computed, before anything is."""
         match command:
             case wire.Embed(texts=[]):
@@ -179,7 +179,7 @@ class PoolingBackend:
         return self._model
 
     # ---- the engine's thread --------------------------------------------------------------------
-    def submit(self, command: wire.Generate | wire.Embed | wire.Rank, prepared: Prepared) -> None:
+    def submit(self, command: Work, prepared: Prepared) -> None:
         assert self._scheduler is not None
         self._scheduler.submit(Job(command.id, prepared.inputs, prepared.answer, prepared.fault))
 

@@ -126,14 +126,16 @@ def window_starts(length: int, room: int) -> list[int]:
 
 def _parts(model: Model, template: str) -> list[str | int]:
     """The template as text with places in it, and control tokens between."""
-    spellings = sorted(filter(None, model.control_tokens()), key=len, reverse=True)
-    cuts = f"({'|'.join(map(re.escape, spellings))})" if spellings else "(?!)"
-    parts: list[str | int] = []
-    for piece in filter(None, re.split(cuts, template)):
-        if piece in spellings:
-            parts += model.tokenize(piece, add_special=False, parse_special=True)
-        else:
-            parts.append(piece)
+    pieces = (model.piece(token, special=True) for token in model.control_tokens)
+    ids = {
+        piece.decode(errors="replace"): token
+        for piece, token in zip(pieces, model.control_tokens, strict=True)
+        if piece
+    }
+    longest_first = sorted(ids, key=len, reverse=True)
+    cuts = f"({'|'.join(map(re.escape, longest_first))})" if ids else "(?!)"
+    split = filter(None, re.split(cuts, template))
+    parts: list[str | int] = [ids.get(piece, piece) for piece in split]
     for place in ("{query}", DOCUMENT):
         if sum(part.count(place) for part in parts if isinstance(part, str)) != 1:
             raise UnsupportedModel(
