@@ -170,13 +170,12 @@ class Models:
         if name:
             return await self._find(name)
         able = [
-            model
-            for model, _ in await self.with_state()
+            (model, loaded)
+            for model, loaded in await self.with_state()
             if model.task == task and model.problem is None
         ]
-        loaded = {entry.model.id for entry in self._supervisor.loaded()}
-        able.sort(key=lambda model: (model.id != self.selected, model.id not in loaded))
-        return able[0] if able else None
+        able.sort(key=lambda pair: (pair[0].id != self.selected, not pair[1]))
+        return able[0][0] if able else None
 
     async def with_state(self) -> list[tuple[Model, bool]]:
         """All models, and whether each is loaded."""
