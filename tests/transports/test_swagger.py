@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Route, sync_playwright
 
 from tabagent.app import api_description
 from tabagent.catalog.models import BUILTIN
-from tests.live import FAKE, TOKEN, LiveServer, chat_body, fake_model
+from tests.live import FAKE, TOKEN, LiveServer, chat_body, fake_models
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     place = tmp_path_factory.mktemp("swagger-fake")
-    with LiveServer(place, extra=[fake_model()], model=FAKE) as server:
+    with LiveServer(place, extra=fake_models(), model=FAKE) as server:
         yield server
 
 
