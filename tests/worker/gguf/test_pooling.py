@@ -106,11 +106,17 @@ def test_vectors_come_in_the_order_of_the_texts(bert: Pooler) -> None:
     assert bert.result(id_)["tokens"] == [len(text.split()) + 2 for text in texts]
 
 
-def test_control_tokens_in_a_text_are_text(open_: Open) -> None:
-    for pooler in (open_("bert", "mean"), open_("qwen", "last")):
-        id_ = pooler.embed(["[SEP] <|im_end|> [CLS]"])
-        pooler.run()
-        assert pooler.result(id_)["tokens"][0] > 10
+@pytest.mark.parametrize(
+    ("name", "pooling", "text", "tokens"),
+    [("bert", "mean", "[SEP]", 2 + 5), ("qwen", "last", "<|im_end|>", 10 + 1)],
+)
+def test_control_tokens_in_a_text_are_text(
+    open_: Open, name: str, pooling: wire.Pooling, text: str, tokens: int
+) -> None:
+    pooler = open_(name, pooling)
+    id_ = pooler.embed([text])
+    pooler.run()
+    assert pooler.result(id_)["tokens"] == [tokens]
 
 
 # ---- what is refused ----------------------------------------------------------------------------

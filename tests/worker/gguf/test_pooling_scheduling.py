@@ -54,6 +54,13 @@ def test_many_requests_of_one_text_each_share_batches(bert: Pooler) -> None:
     assert min(cosines(a, b) for a, b in zip(found, together, strict=True)) > 0.99999
 
 
+def test_the_texts_of_one_request_share_batches(bert: Pooler) -> None:
+    id_ = bert.embed(["the cat sat"] * 100)  # 500 tokens
+    bert.run()
+    assert len(bert.result(id_)["vectors"]) == 100
+    assert scheduler_of(bert).steps < 8
+
+
 def test_a_long_text_has_its_turn_among_short_ones(bert: Pooler) -> None:
     bert.embed(MANY)
     bert.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -85,18 +86,20 @@ def test_what_people_wrote_is_neither_control_nor_a_place_in_the_template(open_:
 def test_a_long_document_is_read_in_windows_of_which_the_best_counts(
     open_: Open, files: dict[str, Path]
 ) -> None:
-    document = " ".join(WORDS[(n * n) % 10] for n in range(2500))
-    ranker = open_("ranker", "rank")
-    (found,) = ranker.scores(QUERY, [document])
-    (first,) = ranker.scores(QUERY, [document], truncate=True)
     with peer_of(files["ranker"], "rank") as peer:
-        tokens = peer.tokens(document)[1:-1]
         room = 1024 - 3 - len(peer.tokens(QUERY)[1:-1])
-        starts = window_starts(len(tokens), room)
-        scores = [score(peer, QUERY, tokens[start : start + room]) for start in starts]
-    assert len(starts) == 3
-    assert scores[0] < max(scores) - 1e-4, "another text is needed: here the first is the best"
-    assert found == pytest.approx(max(scores), abs=1e-4)
+        for seed in range(30):
+            document = " ".join(random.Random(seed).choices(WORDS[seed % 7 :], k=2500))
+            tokens = peer.tokens(document)[1:-1]
+            windows = [tokens[at : at + room] for at in window_starts(len(tokens), room)]
+            scores = [score(peer, QUERY, window) for window in windows]
+            if scores[1] > max(scores[0], scores[2]) + 1e-3:
+                break
+    assert len(scores) == 3
+    assert scores[1] == max(scores), "another text is needed, of which the middle is the best"
+    ranker = open_("ranker", "rank")
+    assert ranker.scores(QUERY, ["a", document])[1] == pytest.approx(scores[1], abs=1e-4)
+    (first,) = ranker.scores(QUERY, [document], truncate=True)
     assert first == pytest.approx(scores[0], abs=1e-4)
 
 
