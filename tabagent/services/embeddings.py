@@ -23,7 +23,9 @@ Resolve = Callable[[str | None, Task], Awaitable[Model | None]]
 """The model that a request names; one for the task when it names none, or None."""
 
 
-def _no_tokens(value: Any) -> Any:
+def _texts(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise ValueError("must be a text or a list of texts")
     first = value[0] if isinstance(value, list) and value else None
     if isinstance(first, int | list):
         raise ValueError(
@@ -44,7 +46,7 @@ Input = Annotated[
     Annotated[Text, Tag("text")]
     | Annotated[list[Text], Field(min_length=1, max_length=MOST_INPUTS), Tag("list")],
     Discriminator(lambda value: "list" if isinstance(value, list) else "text"),
-    BeforeValidator(_no_tokens),
+    BeforeValidator(_texts),
 ]
 
 
@@ -61,8 +63,8 @@ class EmbeddingRequest(Request):
         description="Model id; left out: the selected model if it makes embeddings, else one that does.",
     )
     input: Input = Field(description="A text, or up to 256. Special tokens in it are text.")
-    encoding_format: Literal["float", "base64"] = Field(
-        "float", description="`base64` is that of little-endian 32-bit floats."
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="`float` when left out; `base64` is that of little-endian 32-bit floats."
     )
     dimensions: Whole | None = Field(
         None,

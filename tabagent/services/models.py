@@ -282,7 +282,7 @@ def _loaded_info(entry: Loaded) -> LoadedInfo:
         slots_used=beat.slots_used if beat else 0,
         queue=beat.waiting if beat else 0,
         resident_bytes=beat.resident_bytes if beat else 0,
-        kv_tokens=placement.kv_tokens,
+        kv_tokens=entry.facts.get("kv_tokens", placement.kv_tokens),
         threads=placement.threads,
         threads_batch=placement.threads_batch,
         flash_attention=placement.flash_attention,

@@ -35,6 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     write_qwen(models / "qwen.gguf")
     write_bert(models / "ranker.gguf", pooling=RANK, head=True)
     write_bert(models / "sick.gguf", sick="cat")
+    write_bert(models / "broken.gguf", broken=True)
     with LiveServer(place) as live:
         yield live
 
@@ -139,7 +140,7 @@ def test_many_callers_of_one_text_each_get_their_own(server: LiveServer) -> None
 def test_models_that_embed_are_listed_with_their_width(server: LiveServer) -> None:
     embed(server, "a")
     rows = {row["id"]: row for row in server.client.get("/v1/embedding-models").json()["data"]}
-    assert set(rows) == {BERT, QWEN, "local/sick"}
+    assert set(rows) == {BERT, QWEN, "local/sick", "local/broken"}
     assert (rows[BERT]["dimensions"], rows[BERT]["pooling"], rows[BERT]["loaded"]) == (
         64,
         "mean",
@@ -215,6 +216,12 @@ def test_one_sick_text_fails_its_request_alone(server: LiveServer) -> None:
     )
     assert str(server.settings.data_dir) not in json.dumps(found)
     assert np.isfinite(vectors(embed(server, "the dog", "local/sick"))).all()
+
+
+def test_a_file_of_which_the_engine_dies_is_a_corrupt_model(server: LiveServer) -> None:
+    found = problem(embed(server, "a", "local/broken"), "model-corrupt")
+    assert found["check"] == "engine"
+    assert server.loaded("local/broken") == {}
 
 
 def test_models_for_something_else_are_refused_by_name(server: LiveServer) -> None:

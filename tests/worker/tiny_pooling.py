@@ -58,13 +58,14 @@ def write_bert(
     tokens: int = 0,
     sick: str = "",
     silent: bool = False,
+    broken: bool = False,
     seed: int = 7,
 ) -> Path:
     """Write an encoder. `head`: with one that ranks. `eos`: [SEP] is its end token, as newer files
     have it. `tokens`: fill the vocabulary up to so many. `sick`: a word of which NaN comes. `silent`: zeros come of
-    everything.
+    everything. `broken`: the token that begins a text is none of the vocabulary.
     """
-    pieces = wordpieces()
+    pieces = [*SPECIALS, *WORDS] if broken else wordpieces()
     pieces += [f"▁filler{number}" for number in range(len(pieces), tokens)]
     pairs = [
         pair("general.architecture", STRING, "bert"),
@@ -83,7 +84,7 @@ def write_bert(
             I32,
             (scalar(I32, 3 if piece in SPECIALS else 1) for piece in pieces),
         ),
-        pair("tokenizer.ggml.bos_token_id", U32, 2),
+        *([] if broken else [pair("tokenizer.ggml.bos_token_id", U32, 2)]),
         pair("tokenizer.ggml.unknown_token_id", U32, 1),
         pair("tokenizer.ggml.seperator_token_id", U32, 3),  # sic
         pair("tokenizer.ggml.padding_token_id", U32, 0),

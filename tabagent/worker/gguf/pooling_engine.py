@@ -23,7 +23,7 @@ from tabagent.worker.backend import Counts, Work
 from tabagent.worker.gguf import vocabulary
 from tabagent.worker.gguf.native import ENGINE, Model
 from tabagent.worker.gguf.pooling import Job, PoolingScheduler, Rows
-from tabagent.worker.gguf.pooling_context import PoolingContext, Tokens
+from tabagent.worker.gguf.pooling_context import Part, PoolingContext, Tokens
 from tabagent.worker.gguf.rank_pairs import RankPairs
 
 EMBED_TOKENS: Final = 65_536  # of all inputs of a request together
@@ -71,6 +71,7 @@ class PoolingBackend:
             self._relevance = _relevance(model)
             self._pairs = RankPairs(model, self._context.limit)
         self._model = model
+        self._probe(model)
         self._scheduler = PoolingScheduler(self._context, command.queue_wait_s)
         return {
             "device": "cpu",
@@ -80,6 +81,15 @@ class PoolingBackend:
             "dimensions": self._context.width,
             "pooling": command.pooling,
         }
+
+    def _probe(self, model: Model) -> None:
+        """Compute one input: a file of which llama.cpp dies does so now, and not on every request."""
+        if self._pairs is not None:
+            _, tokens = next(self._pairs.sequences("a", ["a"], first_window=True))
+        else:
+            tokens = model.tokenize("a", add_special=True, parse_special=False)
+        self._context.compute([Part(0, 0, np.array(tokens, np.int32), ends=True)])
+        self._context.forget(0)
 
     # ---- beside the engine's thread -------------------------------------------------------------
     def ask(self, command: wire.Render | wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
