@@ -12,6 +12,8 @@ RANK: Final = 4
 KINDS: Final[dict[int, Pooling]] = {1: "mean", 2: "cls", 3: "last", RANK: "rank"}
 NONE: Final = 0
 HEAD: Final = "cls.output.weight"
+ONLY_HEADS: Final = {"jina-bert-v2": "cls.weight"}
+"""Where one layer ranks; in others a tensor of this name leads to the head."""
 ENCODERS: Final = frozenset({
     "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llama-embed",
     "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "t5encoder",
@@ -26,7 +28,8 @@ def pooling_of(header: GgufHeader) -> Pooling | None:
     the mean over all tokens, which is what sentence-transformers does with such a model.
     """
     kind, architecture = header.pooling_type, header.architecture
-    has_head = any(tensor.name == HEAD for tensor in header.tensors)
+    head = ONLY_HEADS.get(architecture, HEAD)
+    has_head = any(tensor.name == head for tensor in header.tensors)
     if kind == RANK and not has_head:
         raise UnsupportedModel(
             "it says that it ranks, and has no head to rank with", architecture=architecture

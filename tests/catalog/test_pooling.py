@@ -31,6 +31,8 @@ def described(tmp_path: Path, write: Write) -> Model:
         (lambda p: write_bert(p, pooling=0), "embedding", "mean"),
         (lambda p: write_bert(p, pooling=None, head=True), "rerank", "rank"),
         (lambda p: write_bert(p, pooling=MEAN, head=True), "embedding", "mean"),
+        (lambda p: write_bert(p, jina=True), "embedding", "mean"),
+        (lambda p: write_bert(p, jina=True, pooling=RANK, head=True), "rerank", "rank"),
         (lambda p: write_qwen(p, pooling=LAST), "embedding", "last"),
         (lambda p: write_qwen(p, pooling=RANK, template=RERANK), "rerank", "rank"),
         (lambda p: write_qwen(p, pooling=None), "completion", None),

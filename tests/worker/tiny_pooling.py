@@ -51,84 +51,93 @@ def write_bert(
     labels: Sequence[str] = (),
     context: int = 1024,
     eos: bool = False,
-    width: int = WIDTH,
-    layers: int = LAYERS,
-    heads: int = HEADS,
-    feed_forward: int = FEED_FORWARD,
+    jina: bool = False,
+    size: tuple[int, int, int, int] = (WIDTH, LAYERS, HEADS, FEED_FORWARD),
     tokens: int = 0,
     sick: str = "",
     silent: bool = False,
     broken: bool = False,
     seed: int = 7,
 ) -> Path:
-    """Write an encoder. `head`: with one that ranks. `eos`: [SEP] is its end token, as newer files
-    have it. `tokens`: fill the vocabulary up to so many. `sick`: a word of which NaN comes. `silent`: zeros come of
-    everything. `broken`: the token that begins a text is none of the vocabulary.
+    """Write an encoder.
+
+    `head`: with one that ranks. `eos`: [SEP] is its end token, as newer files have it. `jina`: of
+    that kind, without positions and with a smaller head. `size`: width, layers, heads, feed forward.
+    `tokens`: fill the vocabulary up to so many. `sick`: a word of which NaN comes. `silent`: zeros
+    come of everything. `broken`: the token that begins a text is none of the vocabulary.
     """
+    kind = "jina-bert-v2" if jina else "bert"
+    width, layers, heads, feed_forward = size
     pieces = [*SPECIALS, *WORDS] if broken else wordpieces()
     pieces += [f"▁filler{number}" for number in range(len(pieces), tokens)]
     pairs = [
-        pair("general.architecture", STRING, "bert"),
-        pair("bert.context_length", U32, context),
-        pair("bert.embedding_length", U32, width),
-        pair("bert.block_count", U32, layers),
-        pair("bert.feed_forward_length", U32, feed_forward),
-        pair("bert.attention.head_count", U32, heads),
-        pair("bert.attention.layer_norm_epsilon", F32, 1e-12),
-        pair("bert.attention.causal", BOOL, False),
+        pair("general.architecture", STRING, kind),
+        pair(f"{kind}.context_length", U32, context),
+        pair(f"{kind}.embedding_length", U32, width),
+        pair(f"{kind}.block_count", U32, layers),
+        pair(f"{kind}.feed_forward_length", U32, feed_forward),
+        pair(f"{kind}.attention.head_count", U32, heads),
+        pair(f"{kind}.attention.layer_norm_epsilon", F32, 1e-12),
+        pair(f"{kind}.attention.causal", BOOL, False),
+        *_wordpiece_pairs(pieces, eos=eos, bos=not broken),
+    ]
+    if pooling is not None:
+        pairs.append(pair(f"{kind}.pooling_type", U32, pooling))
+    if labels:
+        pairs.append(values(f"{kind}.classifier.output_labels", STRING, map(string, labels)))
+    tensors = [
+        Tensor("token_embd.weight", (width, len(pieces))),
+        Tensor("token_types.weight", (width, 2)),
+        *([] if jina else [Tensor("position_embd.weight", (width, context))]),
+        *_biased("token_embd_norm", width),
+        *(tensor for layer in range(layers) for tensor in _bert_layer(layer, width, feed_forward)),
+    ]
+    if head and jina:
+        tensors += _biased("cls", width, 1)
+    elif head:
+        tensors += _biased("cls", width, width) + _biased("cls.output", width, max(len(labels), 1))
+    sick_token = pieces.index("▁" + sick) if sick else -1
+    return _write(path, pairs, tensors, seed, sick_token, silent)
+
+
+def _wordpiece_pairs(pieces: list[str], *, eos: bool, bos: bool) -> list[bytes]:
+    kinds = (scalar(I32, 3 if piece in SPECIALS else 1) for piece in pieces)
+    pairs = [
         pair("tokenizer.ggml.model", STRING, "bert"),
         pair("tokenizer.ggml.token_type_count", U32, 2),
         values("tokenizer.ggml.tokens", STRING, map(string, pieces)),
-        values(
-            "tokenizer.ggml.token_type",
-            I32,
-            (scalar(I32, 3 if piece in SPECIALS else 1) for piece in pieces),
-        ),
-        *([] if broken else [pair("tokenizer.ggml.bos_token_id", U32, 2)]),
+        values("tokenizer.ggml.token_type", I32, kinds),
         pair("tokenizer.ggml.unknown_token_id", U32, 1),
         pair("tokenizer.ggml.seperator_token_id", U32, 3),  # sic
         pair("tokenizer.ggml.padding_token_id", U32, 0),
         pair("tokenizer.ggml.mask_token_id", U32, 4),
     ]
+    if bos:
+        pairs.append(pair("tokenizer.ggml.bos_token_id", U32, 2))
     if eos:
         pairs += [
             pair("tokenizer.ggml.eos_token_id", U32, 3),
             pair("tokenizer.ggml.add_eos_token", BOOL, True),
             pair("tokenizer.ggml.add_sep_token", BOOL, False),
         ]
-    if pooling is not None:
-        pairs.append(pair("bert.pooling_type", U32, pooling))
-    if labels:
-        pairs.append(values("bert.classifier.output_labels", STRING, map(string, labels)))
-    norms = [f"{name}.{part}" for name in ("token_embd_norm",) for part in ("weight", "bias")]
-    tensors = [
-        Tensor("token_embd.weight", (width, len(pieces))),
-        Tensor("token_types.weight", (width, 2)),
-        Tensor("position_embd.weight", (width, context)),
-        *(Tensor(name, (width,)) for name in norms),
+    return pairs
+
+
+def _bert_layer(layer: int, width: int, feed_forward: int) -> list[Tensor]:
+    block = f"blk.{layer}."
+    kinds = ("attn_q", "attn_k", "attn_v", "attn_output")
+    return [
+        *(tensor for kind in kinds for tensor in _biased(block + kind, width, width)),
+        *_biased(block + "attn_output_norm", width),
+        *_biased(block + "layer_output_norm", width),
+        *_biased(block + "ffn_up", width, feed_forward),
+        *_biased(block + "ffn_down", feed_forward, width),
     ]
-    for layer in range(layers):
-        block = f"blk.{layer}."
-        for kind in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            tensors.append(Tensor(f"{block}{kind}.weight", (width, width)))
-            tensors.append(Tensor(f"{block}{kind}.bias", (width,)))
-        for kind in ("attn_output_norm", "layer_output_norm"):
-            tensors += [Tensor(f"{block}{kind}.{part}", (width,)) for part in ("weight", "bias")]
-        tensors += [
-            Tensor(f"{block}ffn_up.weight", (width, feed_forward)),
-            Tensor(f"{block}ffn_up.bias", (feed_forward,)),
-            Tensor(f"{block}ffn_down.weight", (feed_forward, width)),
-            Tensor(f"{block}ffn_down.bias", (width,)),
-        ]
-    if head:
-        outputs = max(len(labels), 1)
-        tensors += [
-            Tensor("cls.weight", (width, width)),
-            Tensor("cls.bias", (width,)),
-            Tensor("cls.output.weight", (width, outputs)),
-            Tensor("cls.output.bias", (outputs,)),
-        ]
-    return _write(path, pairs, tensors, seed, pieces.index("▁" + sick) if sick else -1, silent)
+
+
+def _biased(name: str, *shape: int) -> list[Tensor]:
+    """A weight and its bias."""
+    return [Tensor(f"{name}.weight", shape), Tensor(f"{name}.bias", shape[-1:])]
 
 
 def write_qwen(

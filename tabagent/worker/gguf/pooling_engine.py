@@ -25,12 +25,11 @@ from tabagent.worker.gguf.native import ENGINE, Model
 from tabagent.worker.gguf.pooling import Job, PoolingScheduler, Rows
 from tabagent.worker.gguf.pooling_context import Part, PoolingContext, Tokens
 from tabagent.worker.gguf.rank_pairs import RankPairs
+from tabagent.worker.gguf.relevance import relevance
 
 EMBED_TOKENS: Final = 65_536  # of all inputs of a request together
 RANK_TOKENS: Final = 262_144  # of all pairs: the query is read again with every document
 SHOWN: Final = 16  # faulty inputs that an error lists
-RELEVANT: Final = "yes"  # the label of the output that says so, in heads with several
-PROBABILITIES: Final = ("qwen3", "qwen3vl")  # llama.cpp puts these heads through a softmax itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class PoolingBackend:
         self._context = PoolingContext(model, command, command.pooling)
         self._pairs: RankPairs | None = None
         if command.pooling == "rank":
-            self._relevance = _relevance(model)
+            self._relevance = relevance(model)
             self._pairs = RankPairs(model, self._context.limit)
         self._model = model
         self._probe(model)
@@ -218,35 +217,6 @@ class PoolingBackend:
             self._context.close()
         if self._model:
             self._model.close()
-
-
-def _relevance(model: Model) -> Callable[[Rows], Any]:
-    """How a row of the head's outputs becomes a relevance of 0 to 1.
-
-    One output is the logit of a sigmoid, as cross-encoders are trained. Of several, the share of the
-    one that says yes.
-    """
-    architecture = model.meta("general.architecture")
-    count = C.llama_model_n_cls_out(model.pointer)
-    if count == 1:
-        return lambda rows: 1 / (1 + np.exp(-np.clip(rows[:, 0].astype(np.float64), -700, 700)))
-    labels = [(C.llama_model_cls_label(model.pointer, i) or b"").decode(errors="replace")
-              for i in range(count)]  # fmt: skip
-    if RELEVANT not in labels:
-        raise UnsupportedModel(
-            f"its head has {count} outputs, none of them labelled {RELEVANT}: "
-            "it classifies, and does not rank",
-            architecture=architecture,
-        )
-    column = labels.index(RELEVANT)
-    if architecture in PROBABILITIES:
-        return lambda rows: rows[:, column].astype(np.float64)
-
-    def share(rows: Rows) -> Any:
-        shifted = np.exp(rows.astype(np.float64) - rows.max(axis=1, keepdims=True))
-        return shifted[:, column] / shifted.sum(axis=1)
-
-    return share
 
 
 def _cut(tokens: list[int], limit: int, closing: int) -> list[int]:

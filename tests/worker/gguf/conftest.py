@@ -52,6 +52,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "bert": bert(place / "bert.gguf"),
         "qwen": qwen(place / "qwen.gguf"),
         "ranker": bert(place / "ranker.gguf", pooling=rank, head=True),
+        "jina": bert(place / "jina.gguf", jina=True),
+        "jina ranker": bert(place / "jina-ranker.gguf", pooling=rank, head=True, jina=True),
         "newer ranker": bert(place / "newer.gguf", pooling=rank, head=True, eos=True),
         "qwen ranker": qwen(place / "qwen-ranker.gguf", pooling=rank, template=template),
     }

@@ -44,6 +44,18 @@ def test_an_encoder_reads_the_two_with_a_separator_between_and_behind(
     assert max(found) - min(found) > 0.05
 
 
+def test_a_head_with_a_tangent_is_read_as_the_logit_before_it(
+    open_: Open, files: dict[str, Path]
+) -> None:
+    found = open_("jina ranker", "rank").scores(QUERY, DOCUMENTS)
+    with peer_of(files["jina ranker"], "rank") as peer:
+        for document, value in zip(DOCUMENTS, found, strict=True):
+            pair = [*peer.tokens(QUERY), *peer.tokens(document)[1:]]
+            tangent = float(peer.row(pair, 1)[0])
+            assert value == pytest.approx(sigmoid(math.atanh(tangent)), abs=1e-3)
+    assert max(found) - min(found) > 0.02
+
+
 def test_a_causal_model_reads_its_own_template_as_one_text(
     open_: Open, files: dict[str, Path]
 ) -> None:
