@@ -18,7 +18,7 @@ from tabagent.catalog.models import BUILTIN
 from tabagent.errors import CATALOGUE, Conflict
 from tabagent.openapi import document
 from tabagent.operation import Access, Call, Operation, Reply, Request
-from tests.live import TOKEN, LiveServer, fake_model
+from tests.live import TOKEN, LiveServer, fake_models
 
 COMMITTED = Path(__file__).parent.parent / "openapi" / "openapi.json"
 DOCUMENT: dict[str, Any] = api_description()
@@ -38,7 +38,7 @@ FOR_THE_FAKE: dict[str, dict[str, Any]] = {"detokenize": {"tokens": [72, 105]}}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The fake engine under the name that the examples use."""
     place = tmp_path_factory.mktemp("openapi")
-    with LiveServer(place, extra=[fake_model(BUILTIN)], body_limit=16384) as running:
+    with LiveServer(place, extra=fake_models(BUILTIN), body_limit=16384) as running:
         yield running
 
 

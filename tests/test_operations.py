@@ -11,13 +11,16 @@ import pytest
 
 from tabagent.errors import CATALOGUE
 from tabagent.operation import Access, Call, Event, NoParameters, Operation, Reply
-from tests.live import FAKE, TOKEN, LiveServer, fake_model
+from tests.live import EMBEDDER, FAKE, RERANKER, TOKEN, LiveServer, fake_models
 
 # Existing extensions call these: they stay exactly as they are.
 KEPT = {
     "chat": "POST /v1/chat/completions",
     "generate": "POST /v1/completions",
     "responses": "POST /v1/responses",
+    "embeddings": "POST /v1/embeddings",
+    "rerank": "POST /v1/rerank",
+    "get_embedding_models": "GET /v1/embedding-models",
     "stop_generation": "POST /v1/generation/stop",
     "get_halt_status": "GET /v1/halt",
     "models": "GET /v1/models",
@@ -33,6 +36,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "chat": {"model": FAKE, "messages": [{"role": "user", "content": "3"}]},
     "generate": {"model": FAKE, "prompt": "3"},
     "responses": {"model": FAKE, "input": "3"},
+    "embeddings": {"model": EMBEDDER, "input": "abc"},
+    "rerank": {"model": RERANKER, "query": "abc", "documents": ["abc", "d"]},
     "tokenize": {"model": FAKE, "text": "abc"},
     "detokenize": {"model": FAKE, "tokens": [97, 98]},
     "count_tokens": {"model": FAKE, "text": "abc"},
@@ -74,7 +79,7 @@ def test_every_operation_is_documented_and_has_its_own_path(counter: LiveServer)
 
 
 def test_every_operation_answers_over_http(tmp_path: Any) -> None:
-    with LiveServer(tmp_path, extra=[fake_model()]) as server:
+    with LiveServer(tmp_path, extra=fake_models()) as server:
         for op in table(server):
             response = send(server, op, GOOD.get(op.name, {}))
             assert response.status_code == 200, (op.name, response.text)
@@ -95,7 +100,7 @@ def test_admin_operations_want_the_owners_token(counter: LiveServer) -> None:
 
 
 def test_without_a_token_only_public_operations_answer_when_all_need_one(tmp_path: Any) -> None:
-    with LiveServer(tmp_path, extra=[fake_model()], auth="always") as server:
+    with LiveServer(tmp_path, extra=fake_models(), auth="always") as server:
         for op in table(server):
             response = send(server, op, GOOD.get(op.name, {}), owner=False)
             if op.access is Access.PUBLIC:

@@ -42,7 +42,6 @@ NOT_YET = {
     "upstream-invalid",
     "database-busy",
     "index-rebuilding",
-    "embedding-model-not-available",
     "insufficient-storage",
 }
 # Produced where the means are: by the dispatcher alone, or by a worker that cannot allocate.
@@ -110,6 +109,7 @@ def loading_too_long(_: LiveServer) -> httpx.Response:
 
 
 PRODUCED: dict[str, Make] = {
+    "embedding-model-not-available": post("/v1/embeddings", {"input": "1"}),
     "malformed-request": raw(b"{"),
     "invalid-request": chat("1", temperature=9),
     "unsupported-parameter": chat("1", functions=[{}]),

@@ -108,23 +108,31 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         build: Callable[[int], wire.Command],
         progress: Callable[[float], None] | None = None,
     ) -> dict[str, Any]:
-        """Send one command and return the worker's answer; raises what the worker raised."""
+        """Send one command and return the worker's answer; raises what the worker raised.
+
+        Whoever stops waiting for it cancels the command.
+        """
         inbox: Inbox = asyncio.Queue()
         id_ = self._open(inbox)
+        answered = False
         try:
             self._send(build(id_))
             while True:
                 match await inbox.get():
                     case wire.Done(result=result):
+                        answered = True
                         return result
                     case wire.Progress(fraction=fraction) if progress:
                         progress(fraction)
                     case wire.Failed() as failed:
+                        answered = True
                         raise errors.from_slug(failed.slug, failed.detail, failed.members)
                     case errors.TabAgentError() as died:
                         raise died
         finally:
             self._close(id_)
+            if not answered:
+                self._cancel([id_])
 
     async def generate(
         self,

@@ -190,6 +190,7 @@ class Supervisor:
             draft_path=str(placement.draft.path) if placement.draft else None,
             draft_tokens=placement.draft_tokens,
             state_path=str(state) if placement.keep_state else None,
+            pooling=model.pooling,
         )
 
     def _crashed_loading(self, model: Model, error: errors.WorkerCrashed) -> errors.TabAgentError:

@@ -179,6 +179,8 @@ def _check_task(model: Model, task: Task) -> None:
         return  # loading says it better
     if model.task == "embedding":
         raise WrongModelTask(f"{model.id} makes embeddings, not text", param="model")
+    if model.task == "rerank":
+        raise WrongModelTask(f"{model.id} ranks documents and makes no text", param="model")
     if task == "chat" and model.task != "chat":
         raise WrongModelTask(f"{model.id} has no chat template: use /v1/completions", param="model")
 

@@ -24,6 +24,7 @@ class Capabilities(Reply):
     chat: bool
     completion: bool
     embeddings: bool
+    rerank: bool
 
 
 class ModelInfo(Reply):
@@ -40,6 +41,7 @@ class ModelInfo(Reply):
     size_bytes: int
     parameters: int
     context_length: int = Field(description="Tokens the model was trained for.")
+    dimensions: int | None = Field(description="Numbers in a vector, of a model that makes them.")
     license: str | None
     capabilities: Capabilities
     loaded: bool
@@ -161,6 +163,26 @@ class Models:
         known = self._catalog.known(name)
         return known if known else await asyncio.to_thread(self._catalog.find, name)
 
+    async def resolve_for(self, name: str | None, task: Task) -> Model | None:
+        """The model a request names. Without a name one for `task`, or None when there is none:
+        the selected model, else one that is loaded, else the first in the list.
+        """
+        if name:
+            return await self._find(name)
+        able = [
+            (model, loaded)
+            for model, loaded in await self.with_state()
+            if model.task == task and model.problem is None
+        ]
+        able.sort(key=lambda pair: (pair[0].id != self.selected, not pair[1]))
+        return able[0][0] if able else None
+
+    async def with_state(self) -> list[tuple[Model, bool]]:
+        """All models, and whether each is loaded."""
+        models = await asyncio.to_thread(self._catalog.scan)
+        ready = {entry.model.id for entry in self._supervisor.loaded() if entry.state == "ready"}
+        return [(model, model.id in ready) for model in models]
+
     async def adapter(self, name: str) -> Model:
         """A LoRA adapter by name. Raises ModelNotFound or WrongModelTask, as its file deserves."""
         found = await self._find(name)
@@ -173,7 +195,10 @@ class Models:
     def context_length(self, model: Model) -> int:
         """Tokens one sequence may have, as loaded now."""
         entry = self._supervisor.get(model.id)
-        return entry.placement.n_ctx if entry else model.context_length
+        if entry is None:
+            return model.context_length
+        length: int = entry.facts.get("n_ctx", entry.placement.n_ctx)
+        return length
 
     async def list(self, request: NoParameters, call: Call) -> ModelList:
         """List the models on this machine."""
@@ -220,11 +245,13 @@ class Models:
             size_bytes=model.size_bytes,
             parameters=model.parameters,
             context_length=model.context_length,
+            dimensions=model.embedding_length or None,
             license=model.license,
             capabilities=Capabilities(
                 chat=model.task == "chat",
                 completion=model.task in ("chat", "completion"),
                 embeddings=model.task == "embedding",
+                rerank=model.task == "rerank",
             ),
             loaded=entry is not None and entry.state == "ready",
             state=entry.state if entry else None,
@@ -250,12 +277,12 @@ def _loaded_info(entry: Loaded) -> LoadedInfo:
         pid=process.pid if process else None,
         engine=process.engine if process else None,
         device=entry.facts.get("device", "cpu"),
-        n_ctx=placement.n_ctx,
+        n_ctx=entry.facts.get("n_ctx", placement.n_ctx),
         slots=placement.slots,
         slots_used=beat.slots_used if beat else 0,
         queue=beat.waiting if beat else 0,
         resident_bytes=beat.resident_bytes if beat else 0,
-        kv_tokens=placement.kv_tokens,
+        kv_tokens=entry.facts.get("kv_tokens", placement.kv_tokens),
         threads=placement.threads,
         threads_batch=placement.threads_batch,
         flash_attention=placement.flash_attention,

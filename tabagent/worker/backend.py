@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from tabagent import wire
 from tabagent.errors import TabAgentError
 
+Work = wire.Generate | wire.Embed | wire.Rank
+"""What takes a turn in the engine; a backend refuses the kinds that are not its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -56,10 +59,10 @@ class Backend(Protocol):
     def ask(self, command: wire.Render | wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
         """Answer something that needs the vocabulary or the template only."""
 
-    def prepare(self, command: wire.Generate) -> Any:
+    def prepare(self, command: Work) -> Any:
         """Everything about a request that needs no slot: render, tokenise, refuse."""
 
-    def submit(self, command: wire.Generate, prepared: Any) -> None:
+    def submit(self, command: Work, prepared: Any) -> None:
         """Queue a prepared request."""
 
     def cancel(self, id: int, *, halt: bool) -> list[wire.Event]:

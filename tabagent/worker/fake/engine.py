@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from tabagent import wire
 from tabagent.errors import ContextLengthExceeded, ModelCorrupt
-from tabagent.worker.backend import Counts, halted
+from tabagent.worker.backend import Counts, Work, halted
 from tabagent.worker.fake.script import (
     Said,
     calls_of,
@@ -33,6 +33,7 @@ from tabagent.worker.fake.script import (
     prompt_of,
     script,
 )
+from tabagent.worker.fake.vectors import Reading, check
 
 CONTEXT: Final = 4096
 
@@ -94,6 +95,7 @@ class FakeBackend:
     def __init__(self) -> None:
         self._running: list[_Choice] = []
         self._waiting: list[_Choice] = []
+        self._reading: list[Reading] = []
         self._slots = 1
         self._steps = 0
 
@@ -124,7 +126,10 @@ class FakeBackend:
             case wire.Detokenize(tokens=tokens):
                 return {"text": detokenise(tokens)}
 
-    def prepare(self, command: wire.Generate) -> list[str]:
+    def prepare(self, command: Work) -> list[str]:
+        if not isinstance(command, wire.Generate):
+            check(command)
+            return []
         text = prompt_of(command)
         if len(text) > CONTEXT:
             raise ContextLengthExceeded(
@@ -138,7 +143,10 @@ class FakeBackend:
             formatted(command.format, 0)  # refuses what it does not know
         return list(text.split())
 
-    def submit(self, command: wire.Generate, prepared: list[str]) -> None:
+    def submit(self, command: Work, prepared: list[str]) -> None:
+        if not isinstance(command, wire.Generate):
+            self._reading.append(Reading(command))
+            return
         usage = wire.Usage(prompt_tokens=len(prepared), completion_tokens=0)
         if "cached" in prepared:
             usage.cached_tokens = len(prepared) - 1
@@ -149,6 +157,7 @@ class FakeBackend:
         self._waiting += [_Choice(generation, index, script(command, index)) for index in open_]
 
     def cancel(self, id: int, *, halt: bool) -> list[wire.Event]:
+        self._reading = [reading for reading in self._reading if reading.command.id != id]
         mine = [c for c in (*self._running, *self._waiting) if c.generation.command.id == id]
         self._running = [choice for choice in self._running if choice not in mine]
         self._waiting = [choice for choice in self._waiting if choice not in mine]
@@ -162,8 +171,14 @@ class FakeBackend:
         self._steps += 1
         pieces: list[wire.Piece] = []
         ends: list[wire.Event] = []
+        for reading in list(self._reading):
+            self._misbehave(reading.texts[reading.done].split(), reading.done)
+            reading.done += 1
+            if reading.done == len(reading.texts):
+                self._reading.remove(reading)
+                ends.append(reading.answer())
         for choice in list(self._running):
-            self._misbehave(choice)
+            self._misbehave(choice.generation.words, choice.said)
             pieces += choice.step()
             if pieces[-1].end:
                 self._running.remove(choice)
@@ -172,11 +187,10 @@ class FakeBackend:
                     ends.append(wire.Finished(command.id, choice.generation.usage))
         return [wire.Pieces(pieces), *ends]
 
-    def _misbehave(self, choice: _Choice) -> None:
-        words = choice.generation.words
+    def _misbehave(self, words: list[str], done: int) -> None:
         if "sleep" in words:
             time.sleep(0.05)
-        if choice.said < 2:
+        if done < 2:
             return
         if "noise" in words:
             print("noise on stdout", flush=True)
@@ -193,10 +207,11 @@ class FakeBackend:
 
     @property
     def busy(self) -> bool:
-        return bool(self._running or self._waiting)
+        return bool(self._running or self._waiting or self._reading)
 
     def counts(self) -> Counts:
-        return Counts(len(self._running), len(self._waiting), self._steps)
+        running = len(self._running) + len(self._reading)
+        return Counts(running, len(self._waiting), self._steps)
 
     def close(self) -> None:
         pass

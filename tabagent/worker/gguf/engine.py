@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tabagent import wire
-from tabagent.errors import InvalidRequest
-from tabagent.worker.backend import Counts
-from tabagent.worker.gguf import state
+from tabagent.errors import InvalidRequest, WrongModelTask
+from tabagent.worker.backend import Counts, Work
+from tabagent.worker.gguf import state, vocabulary
 from tabagent.worker.gguf.cells import Cells
 from tabagent.worker.gguf.context import Context
 from tabagent.worker.gguf.native import ENGINE, Model
@@ -108,26 +108,16 @@ class GgufBackend:
     # ---- beside the engine's thread -------------------------------------------------------------
     def ask(self, command: wire.Render | wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
         model, prompter = self._loaded()
-        match command:
-            case wire.Render():
-                text, tokens = prompter.render(
-                    command.messages, command.dialogue, command.add_generation_prompt
-                )
-                return {"text": text, "tokens": tokens}
-            case wire.Tokenize():
-                tokens = model.tokenize(
-                    command.text,
-                    add_special=command.add_special,
-                    parse_special=command.parse_special,
-                )
-                pieces = [model.piece(t, special=True).decode(errors="replace") for t in tokens]
-                return {"tokens": tokens, "pieces": pieces}
-            case wire.Detokenize():
-                prompter.check_tokens(command.tokens, "tokens")
-                data = b"".join(model.piece(token, special=True) for token in command.tokens)
-                return {"text": data.decode(errors="replace")}
+        if isinstance(command, wire.Render):
+            text, tokens = prompter.render(
+                command.messages, command.dialogue, command.add_generation_prompt
+            )
+            return {"text": text, "tokens": tokens}
+        return vocabulary.answer(model, command)
 
-    def prepare(self, command: wire.Generate) -> Prompt:
+    def prepare(self, command: Work) -> Prompt:
+        if not isinstance(command, wire.Generate):
+            raise WrongModelTask("this model generates text: it makes no vectors and ranks nothing")
         return self._loaded()[1].prepare(command)
 
     def _loaded(self) -> tuple[Model, Prompter]:
@@ -136,8 +126,9 @@ class GgufBackend:
         return self._model, self._prompter
 
     # ---- the engine's thread --------------------------------------------------------------------
-    def submit(self, command: wire.Generate, prepared: Prompt) -> None:
+    def submit(self, command: Work, prepared: Prompt) -> None:
         assert self._scheduler is not None
+        assert isinstance(command, wire.Generate), "`prepare` refuses the others"
         model, _ = self._loaded()
         for path, _ in command.loras:
             model.adapter(path)  # refused now, not in the middle of a batch with others

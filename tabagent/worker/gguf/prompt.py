@@ -14,6 +14,7 @@ from tabagent.errors import (
 from tabagent.worker.gguf.native import Model
 from tabagent.worker.gguf.sampling import biases
 from tabagent.worker.gguf.sequence import Prompt
+from tabagent.worker.gguf.vocabulary import check_tokens
 from tabagent.worker.template import ControlTokenGuard, TemplateRenderer
 
 
@@ -56,7 +57,7 @@ class Prompter:
         if command.messages is not None:
             return "messages", *self.render(command.messages, command.dialogue, True)
         if command.tokens is not None:
-            self.check_tokens(command.tokens, "prompt")
+            check_tokens(model, command.tokens, "prompt")
             data = b"".join(model.piece(token, special=True) for token in command.tokens)
             return "prompt", data.decode(errors="replace"), command.tokens
         text = command.text or ""
@@ -84,19 +85,6 @@ class Prompter:
                 max_tokens=asked,
             )
         return (asked, "length") if asked is not None and asked <= room else (room, "context")
-
-    def check_tokens(self, tokens: list[int], param: str) -> None:
-        """Raise InvalidRequest when one of them is no token of the model's."""
-        most = self._model.n_vocab
-        for position, token in enumerate(tokens):
-            if not 0 <= token < most:
-                raise InvalidRequest(
-                    f"token {token} is not in the vocabulary of {most}",
-                    param=param,
-                    errors=[
-                        {"pointer": f"/{param}/{position}", "detail": f"must be 0 to {most - 1}"}
-                    ],
-                )
 
     def render(
         self, messages: list[dict[str, Any]], dialogue: wire.Dialogue, generation: bool

@@ -19,8 +19,8 @@ from tabagent.worker.gguf.cells import Cells
 from tabagent.worker.gguf.context import Adapters, Context
 from tabagent.worker.gguf.sequence import Generation, Sequence
 
-ALONE_S: Final = 0.5  # a prefill chunk aims at this, so that a cancel never waits longer
-BESIDE_S: Final = 0.15  # beside running streams, which want to keep their pace
+LONGEST_S: Final = 0.5  # no step aims at more: a cancel, and streams that run, never wait longer
+CHUNK_S: Final = 0.2  # what a prefill chunk aims at where anybody waits for the end of a step
 SMALLEST_CHUNK: Final = 32
 FIRST_CHUNK: Final = 128  # while the speed is not known
 WORTH_WAITING: Final = 32  # tokens that another sequence is about to compute for us
@@ -75,6 +75,7 @@ class Scheduler:
         self._running: list[Sequence] = []  # oldest first
         self._waiting: deque[Sequence] = deque()
         self._speed = 0.0  # prompt tokens a second, smoothed
+        self._spoke_at = 0.0
         self._last_adapters: Adapters = ()
         self.steps = 0
 
@@ -261,16 +262,28 @@ class Scheduler:
         self._context.begin(self._last_adapters)
         speaking = [s for s in group if s.left == 1 and not s.scores]
         reading = [s for s in group if s.left > 1 or s.scores]
+        if speaking and reading and self._soon_read(reading):
+            speaking = []
+        else:
+            self._spoke_at = monotonic()
         turns = self._add_speaking(speaking)
-        room = self._context.batch_size - len(turns) - sum(len(s.draft) for s in speaking)
-        seconds = BESIDE_S if speaking else ALONE_S
-        chunk = int(self._speed * seconds) if self._speed else FIRST_CHUNK
+        room = self._context.batch_size - sum(turn.rows for turn in turns)
+        alone = len(reading) == 1 and not speaking
+        chunk = int(self._speed * (LONGEST_S if alone else CHUNK_S)) if self._speed else FIRST_CHUNK
         budget = min(room, max(SMALLEST_CHUNK, chunk))
         prompt_tokens = 0
         for sequence, take in self._portions(reading, budget):
             turns.append(self._add_reading(sequence, take))
             prompt_tokens += take
         return turns, prompt_tokens
+
+    def _soon_read(self, reading: list[Sequence]) -> bool:
+        """Whether all prompts can be read before a running stream would be missed.
+
+        First tokens come soonest when nothing else is computed until then.
+        """
+        work = sum(sequence.left for sequence in reading)
+        return monotonic() - self._spoke_at < LONGEST_S and work < self._speed * LONGEST_S
 
     def _group(self) -> list[Sequence]:
         """Who can be computed together: those with the same adapters, each kind in its turn."""
