@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # llama.cpp compiles for a few minutes, once; its build tools come as packages too.
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+# Flags of the comparison that `make bench` ends with: make bench BENCH='--quick --output FILE'
+BENCH ?=
 
 .PHONY: run test check bench format openapi readme clean
 
@@ -28,8 +30,9 @@ check: $(VENV)/.tests
 	$(BIN)/tabagent openapi --check openapi/openapi.json
 	$(BIN)/python -m scripts.readme --check
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.start
+	$(BIN)/python -m benchmarks.gguf $(BENCH)
 
 format: $(VENV)/.tests
 	$(BIN)/ruff check --fix .
@@ -53,6 +56,10 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.tests: $(VENV)/.installed
 	$(PIP) -c constraints.txt -e '.[test,check]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.installed
+	$(PIP) -c constraints.txt -e '.[bench]'
 	@touch $@
 
 clean:

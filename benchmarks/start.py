@@ -7,69 +7,42 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-import psutil
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.tabagent_server import tabagent
 
 TARGETS = {"health": 0.7, "resident": 120.0, "token": 2.0}
 
 
-@contextmanager
-def served() -> Iterator[tuple[subprocess.Popen[bytes], str, float]]:
-    """A server just started: its process, its address and the moment it was started."""
-    with tempfile.TemporaryDirectory() as directory:
-        command = [sys.executable, "-m", "tabagent", "serve", "--port", "0"]
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            [*command, "--data-dir", directory],
-            stdout=subprocess.DEVNULL,
-            env={k: v for k, v in os.environ.items() if not k.startswith("TABAGENT_")},
-        )
-        try:
-            file = Path(directory) / "runtime.json"
-            while not file.exists():
-                if process.poll() is not None or time.perf_counter() - began > 30:
-                    sys.exit("the server did not start")
-                time.sleep(0.002)
-            yield process, json.loads(file.read_text())["url"], began
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
 def first_health() -> tuple[float, float]:
     """Seconds to the first /health, and resident megabytes with nothing loaded."""
-    with served() as (process, url, began):
-        urllib.request.urlopen(f"{url}/health").read()
-        seconds = time.perf_counter() - began
-        urllib.request.urlopen(f"{url}/v1/models").read()
-        return seconds, psutil.Process(process.pid).memory_info().rss / 1e6
+    with tabagent() as server:
+        url = f"http://127.0.0.1:{server.port}"
+        urllib.request.urlopen(f"{url}/health", timeout=30).read()
+        seconds = time.perf_counter() - server.began
+        urllib.request.urlopen(f"{url}/v1/models", timeout=30).read()
+        return seconds, server.process.memory_info().rss / 1e6
 
 
 def first_token() -> float:
     """Seconds from starting the server to the first token of the built-in model."""
-    with served() as (_, url, began):
+    with tabagent() as server:
         body = {"messages": [{"role": "user", "content": "Hello"}], "stream": True}
         request = urllib.request.Request(
-            f"{url}/v1/chat/completions",
+            f"http://127.0.0.1:{server.port}/v1/chat/completions",
             json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request) as response:
+        with urllib.request.urlopen(request, timeout=30) as response:
             for line in response:
                 if b'"content":"' in line and b'"content":""' not in line:
-                    return time.perf_counter() - began
+                    return time.perf_counter() - server.began
     sys.exit("no token came")
 
 

@@ -14,14 +14,19 @@ from starlette.types import ASGIApp
 from tabagent.catalog.models import Catalog, Model
 from tabagent.config import Settings
 from tabagent.dispatcher import Dispatcher
+from tabagent.engine.pooling import PoolingRequests
 from tabagent.engine.supervisor import Supervisor
 from tabagent.openapi import document
 from tabagent.operation import Access, Call, NoParameters
 from tabagent.operations import Services, operations
+from tabagent.replies.generation import Generator
 from tabagent.services.chat import Chat
 from tabagent.services.completions import Completions
+from tabagent.services.embeddings import Embeddings
 from tabagent.services.generation import Generations
 from tabagent.services.models import ModelInfo, Models
+from tabagent.services.rerank import Rerank
+from tabagent.services.responses import Responses, ResponseStore
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
 from tabagent.transports import http
@@ -74,9 +79,16 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
     """One of each service. Does no I/O, so the table can be had without an engine."""
     models = Models(catalog, supervisor, settings)
     generation = Generations(supervisor, settings)
+    pooling = PoolingRequests(supervisor, settings)
+    generator = Generator(models.resolve, generation.run, models.adapter, settings.raw_grammar)
     return Services(
-        chat=Chat(models.resolve, generation.run),
-        completions=Completions(models.resolve, generation.run),
+        chat=Chat(generator),
+        completions=Completions(generator),
+        responses=Responses(
+            generator, ResponseStore(settings.kept_responses, settings.kept_responses_bytes)
+        ),
+        embeddings=Embeddings(models.resolve_for, pooling.ask, models.with_state),
+        rerank=Rerank(models.resolve_for, pooling.ask),
         generation=generation,
         models=models,
         text=TextTools(models.resolve, supervisor.worker, models.context_length),

@@ -95,8 +95,8 @@ def ps(data_dir: DataDir = None) -> None:
 @app.command()
 def load(
     model: str,
-    n_ctx: Annotated[int, typer.Option(help="Context of one sequence in tokens.")] = 0,
-    slots: Annotated[int, typer.Option(help="Sequences decoded together.")] = 0,
+    n_ctx: Annotated[int | None, typer.Option(help="Context of one sequence in tokens.")] = None,
+    slots: Annotated[int | None, typer.Option(help="Sequences decoded together.")] = None,
     force_reload: Annotated[bool, typer.Option(help="Unload it first.")] = False,
     data_dir: DataDir = None,
 ) -> None:

@@ -22,6 +22,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tabagent.wire import CacheType, FlashAttention
+
 PREFIX = "TABAGENT_"
 
 
@@ -87,11 +89,37 @@ class Settings(BaseSettings):
         description="Context of one sequence in tokens; 0 is the model's own, at most 8192.",
     )
     threads: int = Field(0, ge=0, le=512, description="Threads per model; 0 is one per core.")
+    threads_batch: int = Field(
+        0, ge=0, le=512, description="Threads for prompts; 0 is as many as for answers."
+    )
+    flash_attention: FlashAttention = Field(
+        "auto", description="`auto` lets llama.cpp decide; values are quantised only with it."
+    )
+    cache_type_k: CacheType = Field("f16", description="How keys are kept in the KV cache.")
+    cache_type_v: CacheType = Field("f16", description="How values are kept in the KV cache.")
+    mmap: bool = Field(True, description="Map model files into memory instead of reading them.")
+    mlock: bool = Field(False, description="Keep models from being swapped out.")
+    speculation: Literal["off", "ngram"] = Field(
+        "off",
+        description="`ngram` guesses that what followed a few words before follows them again; pays where much is quoted.",
+    )
+    keep_state: bool = Field(
+        False, description="Keep computed prompts on disk when a model is unloaded."
+    )
     queue_size: int = Field(64, ge=1, description="Requests that may wait for one model.")
     queue_wait_s: float = Field(60, gt=0, description="Seconds a request may wait for its turn.")
     generation_s: float = Field(600, gt=0, description="Seconds one generation may take.")
     stall_s: float = Field(
         60, gt=0, description="Seconds without a token until a worker is killed."
+    )
+    kept_responses: int = Field(
+        1000, ge=0, description="Responses kept for `previous_response_id`, for each caller."
+    )
+    kept_responses_bytes: int = Field(
+        32 * 2**20, ge=0, description="Most memory they may take, for each caller."
+    )
+    raw_grammar: bool = Field(
+        False, description="Whether requests may bring a GBNF grammar of their own."
     )
     load_s: float = Field(600, gt=0, description="Seconds a model may take to load.")
     worker_beat_s: float = Field(

@@ -19,11 +19,11 @@ from tabagent.errors import (
     Unauthorized,
     UnsupportedParameter,
 )
-from tabagent.operation import UNSUPPORTED, Access, Call, Operation, Reply, Request
+from tabagent.operation import UNSUPPORTED, Access, Call, Event, Operation, Reply, Request
 
 log = structlog.get_logger(__name__)
 
-Stream = AsyncGenerator[Reply, None]
+Stream = AsyncGenerator[Reply | Event, None]
 WORDS = {"extra_forbidden": "unknown field", "missing": "required"}
 LOCAL = "local"
 """The caller on this machine that showed no token."""
@@ -98,11 +98,13 @@ def validate(operation: Operation, payload: Mapping[str, Any]) -> Request:
         faults = error.errors(include_url=False, include_context=True)
     for fault in faults:
         if fault["type"] == UNSUPPORTED:
-            name = str(fault["loc"][0])
-            raise UnsupportedParameter(f"{name}: {fault['msg']}", param=name)
+            pointer = _pointer(fault, payload)
+            raise UnsupportedParameter(
+                f"{pointer.lstrip('/')}: {fault['msg']}", param=_first_step(pointer)
+            )
     errors = [
         {
-            "pointer": _pointer(fault["loc"], payload),
+            "pointer": _pointer(fault, payload),
             "detail": WORDS.get(fault["type"]) or fault["msg"].removeprefix("Value error, "),
         }
         for fault in faults
@@ -111,26 +113,30 @@ def validate(operation: Operation, payload: Mapping[str, Any]) -> Request:
     raise InvalidRequest(
         f"{first['pointer'] or 'the request'}: {first['detail']}"
         + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""),
-        param=first["pointer"].lstrip("/").partition("/")[0] or None,
+        param=_first_step(first["pointer"]),
         errors=errors,
     )
 
 
-def _pointer(location: tuple[int | str, ...], payload: Any) -> str:
-    """RFC 6901 pointer of a pydantic location, without the union tags pydantic puts between."""
+def _first_step(pointer: str) -> str | None:
+    """The parameter that a pointer leads into."""
+    return pointer.lstrip("/").partition("/")[0] or None
+
+
+def _pointer(fault: Mapping[str, Any], payload: Any) -> str:
+    """RFC 6901 pointer of a pydantic error, without the union tags pydantic puts between."""
+    location = fault["loc"]
+    # The last step of what is missing is not in the payload, and is no tag.
+    known = len(location) - (fault["type"] == "missing")
     parts: list[str] = []
     here = payload
-    for step in location:
-        if isinstance(here, Mapping) and isinstance(step, str):
-            if step not in here and step is not location[-1]:
-                continue
-            here = here.get(step)
-        elif isinstance(here, list) and isinstance(step, int) and step < len(here):
+    for step in location[:known]:
+        named = isinstance(here, Mapping) and step in here
+        if named or (isinstance(here, list) and isinstance(step, int) and step < len(here)):
             here = here[step]
-        else:
-            continue
-        parts.append(str(step).replace("~", "~0").replace("/", "~1"))
-    return "".join(f"/{part}" for part in parts)
+            parts.append(str(step))
+    parts += map(str, location[known:])
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 def _typed(error: Exception, operation: Operation, call: Call) -> TabAgentError:

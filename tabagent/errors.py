@@ -149,6 +149,11 @@ class RequestNotFound(NotFound):
     advice = "It has ended, or belongs to another caller. GET /v1/halt lists yours."
 
 
+class ResponseNotFound(NotFound):
+    slug, title = "response-not-found", "No such response is kept"
+    advice = "Responses are kept in memory, a limited number of them. Send the whole conversation as `input` instead."
+
+
 class MethodNotAllowed(NotFound):
     slug, title, status = "method-not-allowed", "This path has no such method", 405
     kind = "invalid_request_error"

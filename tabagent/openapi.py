@@ -27,6 +27,8 @@ SECURITY: Final[dict[Access, list[dict[str, list[str]]]]] = {
     Access.USER: [{}, {"token": []}],
     Access.ADMIN: [{"token": []}],
 }
+DONE: Final = "`data:` holds one of these; the last event is `data: [DONE]`."
+NAMED: Final = "`data:` holds one of these; `event:` is its `type`."
 NEEDS_OWNER: Final = "Needs the owner's token."
 
 INTRODUCTION: Final = """\
@@ -208,7 +210,7 @@ def _responses(op: Operation, refs: Any) -> dict[str, Any]:
     if op.event:
         content["text/event-stream"] = {
             "schema": refs[op.event, "serialization"],
-            "x-each-event": "`data:` holds one of these; the last event is `data: [DONE]`.",
+            "x-each-event": DONE if op.done else NAMED,
         }
     description = (inspect.getdoc(op.reply) or op.summary).partition("\n")[0]
     responses: dict[str, Any] = {"200": {"description": description, "content": content}}

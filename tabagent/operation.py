@@ -3,7 +3,8 @@
 Request, reply and event types are read from the handler's signature, so a row of the table cannot
 disagree with the code it names. `handler(request, call)` is either a coroutine function returning
 the reply, or an async generator of events; for the latter `collect` folds the events into the plain
-reply and the request's own `stream` field chooses between the two forms.
+reply and the request's own `stream` field chooses between the two forms. An event is a Reply, or an
+Event that stands for one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, get_args, get_type_hints
+from typing import Any, ClassVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict
 
@@ -57,13 +58,34 @@ class Reply(BaseModel):
         return self.__pydantic_serializer__.to_json(self)
 
 
+class Event:
+    """One event of a stream that writes itself, where a Reply for every token costs too much.
+
+    `documented_as` is what it looks like; `name` is its SSE event name, where the API has names.
+    """
+
+    __slots__ = ()
+    documented_as: ClassVar[type[BaseModel]]
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    def encode(self) -> bytes:
+        """As JSON, on every transport."""
+        raise NotImplementedError
+
+
 class NoParameters(Request):
     """The request of an operation that takes none."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One row of the table. `http` is "METHOD /path", and any aliases after it."""
+    """One row of the table. `http` is "METHOD /path", and any aliases after it.
+
+    `done`: whether its stream ends with OpenAI's `data: [DONE]`.
+    """
 
     name: str
     http: str | tuple[str, ...]
@@ -71,6 +93,7 @@ class Operation:
     access: Access = Access.USER
     errors: tuple[type[TabAgentError], ...] = ()
     collect: Callable[[AsyncIterator[Any]], Awaitable[Reply]] | None = None
+    done: bool = True
     _hints: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,8 +116,12 @@ class Operation:
         return self._hints.get("request", NoParameters)  # type: ignore[no-any-return]  # from hints
 
     @cached_property
-    def event(self) -> type[Reply] | None:
-        return get_args(self._hints["return"])[0] if self.streams else None
+    def event(self) -> type[BaseModel] | None:
+        if not self.streams:
+            return None
+        kind = get_args(self._hints["return"])[0]
+        documented: type[BaseModel] = kind.documented_as if issubclass(kind, Event) else kind
+        return documented
 
     @cached_property
     def reply(self) -> type[Reply]:

@@ -8,8 +8,11 @@ from tabagent import errors as e
 from tabagent.operation import Access, Operation
 from tabagent.services.chat import Chat, fold_chat
 from tabagent.services.completions import Completions, fold_completion
+from tabagent.services.embeddings import Embeddings
 from tabagent.services.generation import Generations
 from tabagent.services.models import Models
+from tabagent.services.rerank import Rerank
+from tabagent.services.responses import Responses, fold_response
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
 
@@ -20,7 +23,13 @@ LOADING = (
 GENERATING = (
     *LOADING, e.UnsupportedParameter, e.ContextLengthExceeded, e.ChatTemplateRejected,
     e.WrongModelTask, e.Conflict, e.QueueFull, e.QueueTimeout, e.GenerationTimeout,
+    e.FeatureDisabled, e.GrammarInvalid,
 )  # fmt: skip
+POOLING = (
+    *LOADING, e.UnsupportedParameter, e.ContextLengthExceeded, e.WrongModelTask, e.QueueFull,
+    e.QueueTimeout, e.GenerationTimeout,
+)  # fmt: skip
+RENDERING = (*LOADING, e.UnsupportedParameter, e.ChatTemplateRejected, e.WrongModelTask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,9 @@ class Services:
 
     chat: Chat
     completions: Completions
+    responses: Responses
+    embeddings: Embeddings
+    rerank: Rerank
     generation: Generations
     models: Models
     text: TextTools
@@ -42,17 +54,21 @@ def operations(s: Services) -> list[Operation]:
         # Generation
         op("chat", "POST /v1/chat/completions", s.chat.create, errors=GENERATING, collect=fold_chat),
         op("generate", "POST /v1/completions", s.completions.create, errors=GENERATING, collect=fold_completion),
+        op("responses", "POST /v1/responses", s.responses.create, errors=(*GENERATING, e.ResponseNotFound), collect=fold_response, done=False),
+        op("embeddings", "POST /v1/embeddings", s.embeddings.create, errors=(*POOLING, e.EmbeddingModelNotAvailable)),
+        op("rerank", "POST /v1/rerank", s.rerank.create, errors=POOLING),
         op("stop_generation", ("POST /v1/generation/stop", "POST /v1/halt"), s.generation.stop, errors=(e.RequestNotFound,)),
         op("get_halt_status", "GET /v1/halt", s.generation.status),
         op("tokenize", "POST /v1/tokenize", s.text.tokenize, errors=LOADING),
         op("detokenize", "POST /v1/detokenize", s.text.detokenize, errors=LOADING),
-        op("count_tokens", "POST /v1/count-tokens", s.text.count, errors=(*LOADING, e.ChatTemplateRejected)),
-        op("apply_template", "POST /v1/apply-template", s.text.apply_template, errors=(*LOADING, e.ChatTemplateRejected)),
+        op("count_tokens", "POST /v1/count-tokens", s.text.count, errors=RENDERING),
+        op("apply_template", "POST /v1/apply-template", s.text.apply_template, errors=RENDERING),
         # Models
         op("models", "GET /v1/models", s.models.list),
         op("get_loaded_models", ("GET /v1/models/loaded", "GET /v1/resources/loaded-models"), s.models.loaded),
         op("load_model", ("POST /v1/models/load", "POST /v1/load"), s.models.load, access=admin, errors=(*LOADING, e.Conflict)),
         op("unload_model", ("POST /v1/models/unload", "POST /v1/unload"), s.models.unload, access=admin, errors=(e.ModelNotFound, e.ModelNotLoaded, e.ModelBusy)),
+        op("get_embedding_models", "GET /v1/embedding-models", s.embeddings.models),
         op("model_info", "GET /v1/models/{model_id}", s.models.info, errors=(e.ModelNotFound,)),
         # The server itself
         op("health", ("GET /health", "GET /v1/health"), s.system.health, access=public),

@@ -19,6 +19,7 @@ StopCause = Literal["eos", "stop", "length", "context", "halted"]
 FlashAttention = Literal["auto", "on", "off"]
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 Speculation = Literal["off", "ngram", "draft"]
+Pooling = Literal["mean", "cls", "last", "rank"]
 
 
 class _Message(msgspec.Struct, tag=True, omit_defaults=True):
@@ -110,6 +111,7 @@ class Load(_Message):
     draft_path: str | None = None  # the small model that guesses for this one
     draft_tokens: int = 0  # most tokens guessed at once
     state_path: str | None = None  # where computed prompts are kept over a reload
+    pooling: Pooling | None = None  # of a model that makes vectors or ranks; None: it generates
 
 
 class Render(_Message):
@@ -167,15 +169,19 @@ class Embed(_Message):
     texts: list[str]
     truncate: bool = False  # cut what is too long; else it is refused
     normalise: bool = True
+    dimensions: int | None = None  # keep the first so many; None: all
 
 
 class Rank(_Message):
-    """How relevant each document is to the query. Answered by Done({scores, tokens})."""
+    """How relevant each document is to the query, 0 to 1. Answered by Done({scores, tokens}).
+
+    A document that does not fit beside the query is read in windows, of which the best counts.
+    """
 
     id: int
     query: str
     documents: list[str]
-    truncate: bool = False
+    truncate: bool = False  # read the first window alone
 
 
 class Cancel(_Message):

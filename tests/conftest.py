@@ -10,7 +10,7 @@ import pytest
 
 from tabagent import logs
 from tabagent.catalog.models import BUILTIN
-from tests.live import LiveServer, fake_model
+from tests.live import LiveServer, fake_models
 
 logs.configure("warning", "console")
 
@@ -35,5 +35,5 @@ def guide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 @pytest.fixture(scope="session")
 def counter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server with the fake engine. Shared: leave it as you find it."""
-    with LiveServer(tmp_path_factory.mktemp("fake"), extra=[fake_model()]) as server:
+    with LiveServer(tmp_path_factory.mktemp("fake"), extra=fake_models()) as server:
         yield server

@@ -20,6 +20,8 @@ from tabagent.config import Settings
 
 TOKEN = "t" * 32
 FAKE = "fake/counter"
+EMBEDDER = "fake/embedder"
+RERANKER = "fake/reranker"
 
 
 def fake_model(name: str = FAKE, path: str = "/fake", **facts: Any) -> Model:
@@ -31,6 +33,15 @@ def fake_model(name: str = FAKE, path: str = "/fake", **facts: Any) -> Model:
         context_length=4096,
         **facts,
     )
+
+
+def fake_models(name: str = FAKE) -> list[Model]:
+    """One for each task."""
+    return [
+        fake_model(name),
+        fake_model(EMBEDDER, task="embedding", pooling="mean", embedding_length=8),
+        fake_model(RERANKER, task="rerank", pooling="rank"),
+    ]
 
 
 def eventually(condition: Callable[[], Any], timeout: float = 5.0, what: str = "") -> Any:

@@ -20,7 +20,7 @@ SPECIFIED = {
     401: "unauthorized",
     403: "origin-not-allowed access-denied feature-disabled",
     404: "not-found model-not-found session-not-found collection-not-found document-not-found "
-    "peer-not-found request-not-found",
+    "peer-not-found request-not-found response-not-found",
     405: "method-not-allowed",
     408: "request-timeout",
     409: "conflict pull-in-progress model-busy",

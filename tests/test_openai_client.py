@@ -83,11 +83,11 @@ def test_our_message_is_what_a_person_sees(client: openai.OpenAI) -> None:
         client.chat.completions.create(
             model="gpt-4o", messages=[{"role": "user", "content": "Hello"}]
         )
-    with pytest.raises(openai.BadRequestError, match="tools: this server cannot honour it yet"):
+    with pytest.raises(openai.BadRequestError, match="functions: an older form: use `tools`"):
         client.chat.completions.create(
             model=BUILTIN,
             messages=[{"role": "user", "content": "Hello"}],
-            tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
+            functions=[{"name": "f", "parameters": {}}],
         )
     with pytest.raises(openai.BadRequestError, match="the context holds 2048") as caught:
         ask(client, "word " * 5000)
@@ -112,12 +112,40 @@ def test_parameters_are_honoured_or_refused(client: openai.OpenAI) -> None:
     one, two = (say(temperature=2, seed=7, max_tokens=20) for _ in range(2))
     assert one.choices[0].message.content == two.choices[0].message.content
     say(user="me", metadata={"a": "b"}, store=False, n=1, logprobs=False)
-    for wrong in ({"n": 2}, {"temperature": 3}, {"top_p": 0}, {"max_tokens": 0}, {"stop": [""]},
-                  {"logprobs": True}, {"response_format": {"type": "json_object"}},
+    for wrong in ({"n": 5}, {"temperature": 3}, {"top_p": 0}, {"max_tokens": 0}, {"stop": [""]},
+                  {"top_logprobs": 3}, {"response_format": {"type": "yaml"}},
                   {"max_tokens": 3, "max_completion_tokens": 4},
-                  {"extra_body": {"mirostat": 2}}, {"extra_body": {"top_k": -1}}):  # fmt: skip
+                  {"extra_body": {"mirostat": 3}}, {"extra_body": {"top_k": -1}}):  # fmt: skip
         with pytest.raises(openai.BadRequestError):
             say(**wrong)
+
+
+def test_the_engine_gives_several_answers_and_their_probabilities(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=BUILTIN,
+        messages=[{"role": "user", "content": "What is TabAgent?"}],
+        temperature=0,
+        n=2,
+        logprobs=True,
+        top_logprobs=1,
+    )
+    one, two = answer.choices
+    assert one.message.content == two.message.content == ask(client, "What is TabAgent?")
+    assert one.logprobs is not None and one.logprobs.content
+    spelled = b"".join(bytes(token.bytes or []) for token in one.logprobs.content)
+    assert spelled.decode().startswith(one.message.content or "?")
+    assert all(token.logprob <= 0 for token in one.logprobs.content)
+
+
+def test_a_response_goes_on_from_another(client: openai.OpenAI) -> None:
+    first = client.responses.create(model=BUILTIN, input="What is TabAgent?", temperature=0)
+    assert first.output_text == ask(client, "What is TabAgent?")
+    second = client.responses.create(
+        model=BUILTIN, input="Thanks!", previous_response_id=first.id, temperature=0
+    )
+    assert second.output_text
+    assert first.usage and second.usage
+    assert second.usage.input_tokens > first.usage.input_tokens + first.usage.output_tokens
 
 
 def test_eight_at_once_say_what_each_says_alone(client: openai.OpenAI) -> None:

@@ -18,7 +18,7 @@ from tabagent.catalog.models import BUILTIN
 from tabagent.errors import CATALOGUE, Conflict
 from tabagent.openapi import document
 from tabagent.operation import Access, Call, Operation, Reply, Request
-from tests.live import TOKEN, LiveServer, fake_model
+from tests.live import TOKEN, LiveServer, fake_models
 
 COMMITTED = Path(__file__).parent.parent / "openapi" / "openapi.json"
 DOCUMENT: dict[str, Any] = api_description()
@@ -38,7 +38,7 @@ FOR_THE_FAKE: dict[str, dict[str, Any]] = {"detokenize": {"tokens": [72, 105]}}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The fake engine under the name that the examples use."""
     place = tmp_path_factory.mktemp("openapi")
-    with LiveServer(place, extra=[fake_model(BUILTIN)], body_limit=16384) as running:
+    with LiveServer(place, extra=fake_models(BUILTIN), body_limit=16384) as running:
         yield running
 
 
@@ -52,10 +52,19 @@ def primary(entry: dict[str, Any]) -> str:
     return re.sub(r"_\d+$", "", entry["operationId"])
 
 
+def closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """`schema` without room for what it does not name: what we send must be documented."""
+    named = "properties" in schema and "additionalProperties" not in schema
+    return {**schema, "additionalProperties": False} if named else schema
+
+
+CLOSED = {name: closed(schema) for name, schema in DOCUMENT["components"]["schemas"].items()}
+
+
 def validator(schema: dict[str, Any]) -> Draft202012Validator:
     """For a schema of the document, whose references stay as they are."""
     return Draft202012Validator(
-        {**schema, "components": DOCUMENT["components"]},
+        {**schema, "components": {"schemas": CLOSED}},
         format_checker=Draft202012Validator.FORMAT_CHECKER,
     )
 
@@ -239,16 +248,71 @@ def test_every_reply_is_as_documented(
     assert response.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-@pytest.mark.parametrize("usage", [True, False])
-def test_every_event_is_as_documented(server: LiveServer, path: str, usage: bool) -> None:
+CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+TOOL = {
+    "name": "add",
+    "description": "Adds.",
+    "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}},
+}
+# What makes the fake engine show every form that an event can take.
+EVERY_FORM: list[tuple[str, dict[str, Any]]] = [
+    (CHAT, {"messages": [{"role": "user", "content": "11"}]}),
+    (CHAT, {"messages": [{"role": "user", "content": "11"}], "usage": True}),
+    (
+        CHAT,
+        {
+            "messages": [{"role": "user", "content": "5 think say both draft"}],
+            "tools": [
+                {"type": "function", "function": TOOL},
+                {"type": "function", "function": {**TOOL, "name": "sub"}},
+            ],
+            "n": 2,
+            "logprobs": True,
+            "top_logprobs": 3,
+            "usage": True,
+        },
+    ),
+    (TEXT, {"prompt": "11"}),
+    (TEXT, {"prompt": ["11", "3 accent"], "n": 2, "echo": True, "logprobs": 3, "usage": True}),
+    (RESPONSES, {"input": "11"}),
+    (
+        RESPONSES,
+        {
+            "input": "5 think say both draft",
+            "tools": [{"type": "function", **TOOL}, {"type": "function", **TOOL, "name": "sub"}],
+            "include": ["message.output_text.logprobs"],
+            "top_logprobs": 2,
+            "metadata": {"a": "b"},
+            "reasoning": {"effort": "low"},
+        },
+    ),
+    (RESPONSES, {"input": "11", "max_output_tokens": 4}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), EVERY_FORM)
+@pytest.mark.parametrize("stream", [True, False])
+def test_every_form_of_an_answer_is_as_documented(
+    server: LiveServer, path: str, body: dict[str, Any], stream: bool
+) -> None:
     entry = DOCUMENT["paths"][path]["post"]
-    body = {**example(entry), "stream": True, "stream_options": {"include_usage": usage}}
-    response = server.client.post(path, json=body)
+    body = dict(body)
+    if body.pop("usage", False) and stream:
+        body["stream_options"] = {"include_usage": True}
+    response = server.client.post(path, json={**body, "stream": stream})
     check = validator(content(entry, response))
-    events = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
-    assert events.pop() == "[DONE]"
-    assert len(events) > 10
+    if not stream:
+        check.validate(response.json())
+        return
+    lines = response.text.splitlines()
+    events = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
+    if path == RESPONSES:
+        assert names == [json.loads(event)["type"] for event in events]
+    else:
+        assert names == []
+        assert events.pop() == "[DONE]"
+    assert len(events) > 5
     for event in events:
         check.validate(json.loads(event))
 
@@ -308,20 +372,42 @@ def test_every_refusal_is_declared(
     }
 
 
+MARTIAN = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "martian"}}}
+
+
 @pytest.mark.parametrize(
     ("text", "more", "slug"),
     [
         ("x" * 5000, {}, "context-length-exceeded"),
         ("crash", {}, "worker-crashed"),
-        ("5", {"logprobs": 2}, "unsupported-parameter"),
+        ("5", {"n": 5}, "invalid-request"),
         ("5", {"model": "no/such"}, "model-not-found"),
+        ("5", {"lora": [{"id": "no/such"}]}, "model-not-found"),
+        ("5", {"grammar": "x"}, "feature-disabled"),
+        ("5", {"response_format": MARTIAN}, "grammar-invalid"),
     ],
 )
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("path", [CHAT, TEXT])
 def test_every_failure_of_a_generation_is_declared(
     server: LiveServer, path: str, text: str, more: dict[str, Any], slug: str
 ) -> None:
     entry = DOCUMENT["paths"][path]["post"]
     message = {"messages": [{"role": "user", "content": text}]}
-    body = {"prompt": text} if path == "/v1/completions" else message
+    body = {"prompt": text} if path == TEXT else message
     assert refused(entry, server.client.post(path, json={**body, **more})) == slug
+
+
+@pytest.mark.parametrize(
+    ("body", "slug"),
+    [
+        ({"input": "x" * 5000}, "context-length-exceeded"),
+        ({"input": "crash"}, "worker-crashed"),
+        ({"input": "1", "truncation": "auto"}, "unsupported-parameter"),
+        ({"input": "1", "previous_response_id": "x"}, "response-not-found"),
+    ],
+)
+def test_every_failure_of_a_response_is_declared(
+    server: LiveServer, body: dict[str, Any], slug: str
+) -> None:
+    entry = DOCUMENT["paths"][RESPONSES]["post"]
+    assert refused(entry, server.client.post(RESPONSES, json=body)) == slug

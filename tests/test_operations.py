@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 
 from tabagent.errors import CATALOGUE
-from tabagent.operation import Access, Call, NoParameters, Operation, Reply
-from tests.live import FAKE, TOKEN, LiveServer, fake_model
+from tabagent.operation import Access, Call, Event, NoParameters, Operation, Reply
+from tests.live import EMBEDDER, FAKE, RERANKER, TOKEN, LiveServer, fake_models
 
 # Existing extensions call these: they stay exactly as they are.
 KEPT = {
     "chat": "POST /v1/chat/completions",
     "generate": "POST /v1/completions",
+    "responses": "POST /v1/responses",
+    "embeddings": "POST /v1/embeddings",
+    "rerank": "POST /v1/rerank",
+    "get_embedding_models": "GET /v1/embedding-models",
     "stop_generation": "POST /v1/generation/stop",
     "get_halt_status": "GET /v1/halt",
     "models": "GET /v1/models",
@@ -31,6 +35,9 @@ KEPT = {
 GOOD: dict[str, dict[str, Any]] = {
     "chat": {"model": FAKE, "messages": [{"role": "user", "content": "3"}]},
     "generate": {"model": FAKE, "prompt": "3"},
+    "responses": {"model": FAKE, "input": "3"},
+    "embeddings": {"model": EMBEDDER, "input": "abc"},
+    "rerank": {"model": RERANKER, "query": "abc", "documents": ["abc", "d"]},
     "tokenize": {"model": FAKE, "text": "abc"},
     "detokenize": {"model": FAKE, "tokens": [97, 98]},
     "count_tokens": {"model": FAKE, "text": "abc"},
@@ -72,7 +79,7 @@ def test_every_operation_is_documented_and_has_its_own_path(counter: LiveServer)
 
 
 def test_every_operation_answers_over_http(tmp_path: Any) -> None:
-    with LiveServer(tmp_path, extra=[fake_model()]) as server:
+    with LiveServer(tmp_path, extra=fake_models()) as server:
         for op in table(server):
             response = send(server, op, GOOD.get(op.name, {}))
             assert response.status_code == 200, (op.name, response.text)
@@ -93,7 +100,7 @@ def test_admin_operations_want_the_owners_token(counter: LiveServer) -> None:
 
 
 def test_without_a_token_only_public_operations_answer_when_all_need_one(tmp_path: Any) -> None:
-    with LiveServer(tmp_path, extra=[fake_model()], auth="always") as server:
+    with LiveServer(tmp_path, extra=fake_models(), auth="always") as server:
         for op in table(server):
             response = send(server, op, GOOD.get(op.name, {}), owner=False)
             if op.access is Access.PUBLIC:
@@ -108,7 +115,7 @@ def test_without_a_token_only_public_operations_answer_when_all_need_one(tmp_pat
         assert right.status_code == 200
 
 
-@pytest.mark.parametrize("nonsense", [{"nobody_knows": 1}, {"model": 7, "messages": 1, "text": {}}])
+@pytest.mark.parametrize("nonsense", [{"nobody_knows": 1}, {"model": 7, "messages": 1, "text": 1}])
 def test_every_operation_refuses_nonsense(counter: LiveServer, nonsense: dict[str, Any]) -> None:
     for op in table(counter):
         response = send(counter, op, nonsense)
@@ -125,7 +132,7 @@ def test_routes_lists_the_whole_table(counter: LiveServer) -> None:
     assert {(r["route"], r["method"], r["path"]) for r in rows} == {
         (op.name, method, path) for op in table(counter) for method, path in op.routes
     }
-    assert {r["route"] for r in rows if r["streams"]} == {"chat", "generate"}
+    assert {r["route"] for r in rows if r["streams"]} == {"chat", "generate", "responses"}
 
 
 class Thing(Reply):
@@ -152,6 +159,24 @@ def test_types_are_read_from_the_signature() -> None:
     row = Operation("x", "GET /x", streamed, collect=fold)
     assert (row.request, row.event, row.reply) == (NoParameters, Thing, Thing)
     assert row.streams
+
+
+class Said(Event):
+    """An event that writes itself."""
+
+    documented_as = Thing
+
+    def encode(self) -> bytes:
+        return b'{"n": 1}'
+
+
+async def written(request: NoParameters, call: Call) -> AsyncGenerator[Said, None]:
+    """Say nothing, cheaply."""
+    yield Said()
+
+
+def test_an_event_that_writes_itself_is_documented_as_what_it_says() -> None:
+    assert Operation("x", "GET /x", written, collect=fold).event is Thing
 
 
 def test_a_stream_without_a_fold_is_refused_when_the_table_is_built() -> None:

@@ -24,7 +24,6 @@ from tests.transports.test_http import start_chat
 
 NOT_YET = {
     "access-denied",
-    "feature-disabled",
     "session-not-found",
     "collection-not-found",
     "document-not-found",
@@ -33,7 +32,6 @@ NOT_YET = {
     "gone",
     "uri-too-long",
     "headers-too-large",
-    "grammar-invalid",
     "document-unreadable",
     "url-not-allowed",
     "model-source-invalid",
@@ -44,7 +42,6 @@ NOT_YET = {
     "upstream-invalid",
     "database-busy",
     "index-rebuilding",
-    "embedding-model-not-available",
     "insufficient-storage",
 }
 # Produced where the means are: by the dispatcher alone, or by a worker that cannot allocate.
@@ -112,24 +109,36 @@ def loading_too_long(_: LiveServer) -> httpx.Response:
 
 
 PRODUCED: dict[str, Make] = {
+    "embedding-model-not-available": post("/v1/embeddings", {"input": "1"}),
     "malformed-request": raw(b"{"),
     "invalid-request": chat("1", temperature=9),
-    "unsupported-parameter": chat("1", tools=[{}]),
+    "unsupported-parameter": chat("1", functions=[{}]),
     "context-length-exceeded": chat("x" * 5000),
     "unauthorized": lambda s: s.client.post("/v1/models/load", json={"model": FAKE}),
     "origin-not-allowed": lambda s: s.client.get(
         "/health", headers={"Origin": "https://x.example"}
     ),
     "host-not-allowed": lambda s: s.client.get("/health", headers={"Host": "x.example"}),
+    "feature-disabled": chat("1", grammar='root ::= "a"'),
     "not-found": lambda s: s.client.get("/none"),
     "model-not-found": chat("1", "no/such"),
     "request-not-found": post("/v1/halt", {"request_id": "none"}),
+    "response-not-found": post(
+        "/v1/responses", {"model": FAKE, "input": "1", "previous_response_id": "resp_1"}
+    ),
     "method-not-allowed": lambda s: s.client.get("/v1/chat/completions"),
     "conflict": post("/v1/models/load", {"model": FAKE, "slots": 3}),
     "model-busy": busy,
     "queue-full": full,
     "payload-too-large": raw(b'{"text": "' + b"x" * 20_000 + b'"}'),
     "unsupported-media-type": raw(b"text=1", "text/plain"),
+    "grammar-invalid": chat(
+        "1",
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "x", "schema": {"type": "martian"}},
+        },
+    ),
     "chat-template-rejected": chat("1", "local/picky"),
     "model-corrupt": post("/v1/models/load", {"model": "local/corrupt"}),
     "unsupported-model": post("/v1/models/load", {"model": "local/foreign"}),

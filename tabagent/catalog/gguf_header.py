@@ -154,6 +154,11 @@ class GgufHeader:
         return self._text("general.name")
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether it only changes another model (LoRA)."""
+        return self._text("general.type") == "adapter"
+
+    @property
     def license(self) -> str | None:
         return self._text("general.license")
 
@@ -237,6 +242,8 @@ def read_gguf_header(path: Path) -> GgufHeader:
             "the name of an architecture",
             _shown(architecture),
         )
+    if header.is_adapter:
+        return header  # what it adapts has the layers and the vocabulary
     blocks = header.metadata.get(f"{architecture}.block_count")
     if type(blocks) is not int or not 1 <= blocks <= LAYER_LIMIT:
         kind = _shown(header.metadata.get("general.type", "model"))

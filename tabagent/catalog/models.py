@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from tabagent.catalog.gguf_header import GgufHeader, read_gguf_header
+from tabagent.catalog.pooling import pooling_of
 from tabagent.errors import ModelNotFound, TabAgentError
+from tabagent.wire import Pooling
 
-Task = Literal["chat", "completion", "embedding"]
+Task = Literal["chat", "completion", "embedding", "rerank", "adapter"]
 BUILTIN: Final = "tabagent/guide"
 OWNER_OF_LOOSE_FILES: Final = "local"
 
@@ -37,6 +39,8 @@ class Model:
     modified: int = 0  # unix seconds
     license: str | None = None
     kv_bytes_per_token: int = 0
+    embedding_length: int = 0  # numbers in a vector of a model that makes them
+    pooling: Pooling | None = None  # of a model that makes vectors or ranks
     problem: TabAgentError | None = None
 
 
@@ -142,21 +146,28 @@ class Catalog:
 
 def _describe(base: Model, header: GgufHeader) -> Model:
     task: Task = "chat" if header.chat_template else "completion"
-    if header.pooling_type is not None:
-        task = "embedding"
+    pooling: Pooling | None = None
+    if header.is_adapter:
+        task = "adapter"
+    elif (pooling := pooling_of(header)) is not None:
+        task = "rerank" if pooling == "rank" else "embedding"
     meta, arch = header.metadata, header.architecture
 
     def number(key: str, default: int) -> int:
         value = meta.get(f"{arch}.{key}")
         return value if isinstance(value, int) else default
 
+    vector = number("embedding_length_out", header.embedding_length or 0)
     heads = number("attention.head_count", 1) or 1
     width = (header.embedding_length or 0) // heads
     kv_heads = number("attention.head_count_kv", heads)
     row = number("attention.key_length", width) + number("attention.value_length", width)
     return replace(
         base,
+        backend="gguf-pooling" if pooling else "gguf",
         task=task,
+        pooling=pooling,
+        embedding_length=vector if task == "embedding" else 0,
         architecture=arch,
         quantisation=header.quantisation or "",
         parameters=header.parameters,

@@ -23,6 +23,9 @@ HELP: Final = """\
   /exit          leave, as Ctrl-D does
   Ctrl-C stops an answer; at the prompt it leaves."""
 
+FAINT: Final = "\x1b[2m"
+PLAIN: Final = "\x1b[0m"
+
 
 def run(settings: Settings, model: str | None, system: str | None) -> None:
     """Read, answer, repeat."""
@@ -84,11 +87,16 @@ class Conversation:
     def _turn(self, text: str) -> None:
         self._messages.append({"role": "user", "content": text})
         answer: list[str] = []
+        thinking = False
         try:
-            for piece in self._stream():
-                answer.append(piece)
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+            for delta in self._stream():
+                if (thought := delta.get("reasoning_content")) and sys.stdout.isatty():
+                    thinking = True
+                    print(f"{FAINT}{thought}{PLAIN}", end="", flush=True)
+                if said := delta.get("content"):
+                    answer.append(said)
+                    print("\n\n" * thinking + said, end="", flush=True)
+                    thinking = False
             print("\n")
         except KeyboardInterrupt:
             print("\n  (stopped)\n")
@@ -100,7 +108,7 @@ class Conversation:
             self._messages.pop()  # what was not answered is not part of the conversation
 
     def _stream(self) -> Any:
-        """The answer's pieces. Leaving early hangs up, which frees the model at once."""
+        """What the answer gains, bit by bit. Leaving early hangs up, which frees the model."""
         request: dict[str, Any] = {"messages": self._messages, "stream": True}
         if self._model:
             request["model"] = self._model
@@ -114,7 +122,7 @@ class Conversation:
                     if "error" in event:
                         raise CommandFailed(event["error"]["message"])
                     for choice in event["choices"]:
-                        yield choice["delta"].get("content") or ""
+                        yield choice["delta"]
         except httpx.HTTPError as error:
             raise CommandFailed("the server went away", code=NO_SERVER) from error
 

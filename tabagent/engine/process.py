@@ -11,11 +11,13 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from itertools import accumulate
 from time import monotonic
 from typing import Any, Final, cast
 
 import structlog
+from msgspec.structs import replace
 
 from tabagent import errors, frames, wire
 
@@ -26,7 +28,8 @@ PIPES_S: Final = 0.25  # what a dead child wrote has arrived by then
 LAST_WORDS: Final = 8192  # bytes of stderr kept
 SECRET = re.compile("TOKEN|SECRET|PASSWORD|API_KEY|CREDENTIAL")
 
-Answer = wire.Done | wire.Failed | wire.Finished | wire.Progress | tuple[str, int]
+Answer = wire.Done | wire.Failed | wire.Finished | wire.Progress | wire.Piece
+Inbox = asyncio.Queue[Answer | errors.TabAgentError]
 
 
 class WorkerProcess(asyncio.SubprocessProtocol):
@@ -43,8 +46,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         self.exit_code: int | None = None
         self.stopping = False
         self._beat_s, self._stall_s, self._on_exit = beat_s, stall_s, on_exit
-        self._inboxes: dict[int, asyncio.Queue[Answer | errors.TabAgentError]] = {}
-        self._sent: dict[int, int] = {}  # tokens delivered, by command id
+        self._inboxes: dict[int, Inbox] = {}
         self._last_id = 0
         self._decoder = frames.FrameDecoder()
         self._words = bytearray()
@@ -106,62 +108,84 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         build: Callable[[int], wire.Command],
         progress: Callable[[float], None] | None = None,
     ) -> dict[str, Any]:
-        """Send one command and return the worker's answer; raises what the worker raised."""
-        inbox, id_ = self._open()
+        """Send one command and return the worker's answer; raises what the worker raised.
+
+        Whoever stops waiting for it cancels the command.
+        """
+        inbox: Inbox = asyncio.Queue()
+        id_ = self._open(inbox)
+        answered = False
         try:
             self._send(build(id_))
             while True:
                 match await inbox.get():
                     case wire.Done(result=result):
+                        answered = True
                         return result
                     case wire.Progress(fraction=fraction) if progress:
                         progress(fraction)
                     case wire.Failed() as failed:
+                        answered = True
                         raise errors.from_slug(failed.slug, failed.detail, failed.members)
                     case errors.TabAgentError() as died:
                         raise died
         finally:
             self._close(id_)
+            if not answered:
+                self._cancel([id_])
 
     async def generate(
         self,
-        build: Callable[[int], wire.Generate],
+        commands: Sequence[wire.Generate],
         *,
         limit_s: float,
         on_start: Callable[[Callable[[], None]], None],
-    ) -> AsyncGenerator[tuple[str, int] | wire.Finished, None]:
-        """Yield (text, tokens so far) and at last Finished; GenerationTimeout after `limit_s`.
+    ) -> AsyncGenerator[wire.Piece | wire.Finished, None]:
+        """Yield the pieces of all `commands`, and at last one Finished with their sums.
 
-        `on_start` is given a function that halts the generation: the worker then finishes it in
-        order. Closing the generator frees the slot without an answer.
+        The choices of a command are numbered after those of the commands before it. Raises what the
+        worker raised, or GenerationTimeout after `limit_s`. `on_start` is given a function that
+        halts the generation: the worker then finishes it in order. Closing the generator frees the
+        slots without an answer.
         """
-        inbox, id_ = self._open()
-        finished = False
+        inbox: Inbox = asyncio.Queue()
+        first_choice = accumulate((command.n for command in commands[:-1]), initial=0)
+        open_ = {self._open(inbox): first for first in first_choice}  # commands not ended, by id
+        said: dict[int, int] = {}  # tokens delivered, by choice
+        usages: list[wire.Usage] = []
         late = errors.GenerationTimeout(f"the generation took longer than {limit_s:g} s")
         # A timer, not asyncio.timeout: a generator's steps may run in more than one task.
         timer = asyncio.get_running_loop().call_later(limit_s, inbox.put_nowait, late)
         try:
-            self._send(build(id_))
-            on_start(lambda: self._send(wire.Cancel(id_, halt=True)))
-            while not finished:
+            for id_, command in zip(open_, commands, strict=True):
+                self._send(replace(command, id=id_))
+            on_start(lambda: self._cancel(open_, halt=True))
+            while open_:
                 match await inbox.get():
-                    case (str(), int()) as piece:
-                        self._sent[id_] = piece[1]
+                    case wire.Piece() as piece:
+                        piece.index += open_[piece.id]
+                        said[piece.index] = piece.tokens
                         yield piece
                     case wire.Finished() as end:
-                        finished = True
-                        yield end
+                        self._close(end.id)
+                        del open_[end.id]
+                        usages.append(end.usage)
                     case wire.Failed() as failed:
-                        finished = True
+                        self._close(failed.id)
+                        del open_[failed.id]
                         raise errors.from_slug(failed.slug, failed.detail, failed.members)
+                    case errors.WorkerCrashed() as died:
+                        died.members["tokens_sent"] = sum(said.values())
+                        raise died
                     case errors.TabAgentError() as failure:
                         raise failure
+            yield wire.Finished(0, _together(usages))
         finally:
             timer.cancel()
-            # After a hang-up every await here would be cancelled: this is one synchronous write.
-            self._close(id_)
-            if not finished:
-                self._send(wire.Cancel(id_))
+            # After a hang-up every await here would be cancelled: these are synchronous writes.
+            for id_ in open_:
+                self._close(id_)
+            self._cancel(open_)
 
     async def stop(self, grace_s: float) -> None:
         """Ask the child to leave, make it leave after `grace_s`; returns once it is gone."""
@@ -180,7 +204,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
             self._killed_for = self._killed_for or reason
             self._transport.kill()
 
-    def obituary(self, tokens_sent: int = 0) -> errors.TabAgentError:
+    def obituary(self) -> errors.TabAgentError:
         """The error for someone who waited on this child."""
         if self.stopping:
             return errors.ShuttingDown("the model was unloaded")
@@ -191,7 +215,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
             f"the worker died: {how}",
             signal=name,
             last_words=self.last_words,
-            tokens_sent=tokens_sent,
+            tokens_sent=0,
             retry_after=1,
         )
 
@@ -202,17 +226,19 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         return re.sub(r"(?:[A-Za-z]:)?(?:[/\\][\w.@+ -]+)+[/\\]", "", text).strip()
 
     # ---- the pipe -------------------------------------------------------------------------------
-    def _open(self) -> tuple[asyncio.Queue[Answer | errors.TabAgentError], int]:
+    def _open(self, inbox: Inbox) -> int:
         if self.exit_code is not None or self.stopping:
             raise self.obituary()
         self._last_id += 1
-        inbox: asyncio.Queue[Answer | errors.TabAgentError] = asyncio.Queue()
         self._inboxes[self._last_id] = inbox
-        return inbox, self._last_id
+        return self._last_id
 
     def _close(self, id_: int) -> None:
         self._inboxes.pop(id_, None)
-        self._sent.pop(id_, None)
+
+    def _cancel(self, ids: Iterable[int], *, halt: bool = False) -> None:
+        for id_ in ids:
+            self._send(wire.Cancel(id_, halt=halt))
 
     def _send(self, command: wire.Command) -> None:
         if self.exit_code is None and self._stdin and not self._stdin.is_closing():
@@ -240,9 +266,9 @@ class WorkerProcess(asyncio.SubprocessProtocol):
     def _hear(self, event: wire.Event) -> None:
         match event:
             case wire.Pieces(items=items):
-                for id_, text, count in items:
-                    if inbox := self._inboxes.get(id_):
-                        inbox.put_nowait((text, count))
+                for piece in items:
+                    if inbox := self._inboxes.get(piece.id):
+                        inbox.put_nowait(piece)
             case wire.Beat():
                 if event.steps != self._steps or not event.slots_used:
                     self._steps, self._stepped = event.steps, self._heard
@@ -283,7 +309,20 @@ class WorkerProcess(asyncio.SubprocessProtocol):
             self._watchdog.cancel()
         if not self._greeted.done():
             self._greeted.set_exception(self.obituary())
-        for id_, inbox in self._inboxes.items():
-            inbox.put_nowait(self.obituary(self._sent.get(id_, 0)))
+        for inbox in self._inboxes.values():
+            inbox.put_nowait(self.obituary())
         self._exited.set()
         self._on_exit(self)
+
+
+def _together(usages: list[wire.Usage]) -> wire.Usage:
+    """The usage of commands that ran side by side: counts add up, times are those of the longest."""
+    if len(usages) == 1:
+        return usages[0]
+    fields = wire.Usage.__struct_fields__
+    return wire.Usage(
+        **{
+            name: (max if name.endswith("_ms") else sum)(getattr(usage, name) for usage in usages)
+            for name in fields
+        }
+    )

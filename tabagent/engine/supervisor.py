@@ -18,7 +18,7 @@ import structlog
 from tabagent import errors, wire
 from tabagent.catalog.models import Model
 from tabagent.config import Settings
-from tabagent.engine.placement import Placement, place
+from tabagent.engine.placement import LoadOptions, Placement, place
 from tabagent.engine.process import WorkerProcess
 
 log = structlog.get_logger(__name__)
@@ -71,22 +71,19 @@ class Supervisor:
                     f"{model.id} is not loaded", load_hint=f"tabagent load {model.id}"
                 )
             self._check_crash_loop(model.id)
-            entry = self._begin(model, self._place(model))
+            entry = self._begin(model, place(model, LoadOptions(), self._settings))
         return await self._await_worker(entry)
 
-    async def load(self, model: Model, *, n_ctx: int, slots: int, force_reload: bool) -> Loaded:
+    async def load(self, model: Model, options: LoadOptions, *, force_reload: bool) -> Loaded:
         """Load by hand: forgives past crashes. Raises Conflict when it is loaded otherwise."""
-        placement = self._place(model, n_ctx, slots)
+        placement = place(model, options, self._settings)
         entry = self._loaded.get(model.id)
         if entry and force_reload:
             await self.unload(model.id, force=True)
             entry = None
-        if entry and (
-            (n_ctx and n_ctx != entry.placement.n_ctx) or (slots and slots != entry.placement.slots)
-        ):
+        if entry and (other := _different(options, entry.placement)):
             raise errors.Conflict(
-                f"{model.id} is loaded with n_ctx={entry.placement.n_ctx} and "
-                f"slots={entry.placement.slots}; send force_reload to change that"
+                f"{model.id} is loaded with {other}; send force_reload to change that"
             )
         self._crashes.pop(model.id, None)
         if entry is None or entry.state == "crashed":
@@ -112,18 +109,14 @@ class Supervisor:
         await asyncio.gather(*(self._end(entry) for entry in entries))
 
     # ---- how a worker comes and goes ------------------------------------------------------------
-    def _place(self, model: Model, n_ctx: int = 0, slots: int = 0) -> Placement:
-        settings = self._settings
-        return place(
-            model,
-            n_ctx=n_ctx or settings.n_ctx,
-            slots=slots or settings.slots,
-            threads=settings.threads,
-        )
-
     def _begin(self, model: Model, placement: Placement) -> Loaded:
         if self._stopping:
             raise errors.ShuttingDown
+        if model.task == "adapter":
+            raise errors.WrongModelTask(
+                f"{model.id} is an adapter: name it in `lora` of a request to a model",
+                param="model",
+            )
         if model.problem is not None:
             raise model.problem.with_traceback(None)  # kept in the catalogue, raised often
         entry = self._loaded[model.id] = Loaded(model, placement)
@@ -159,15 +152,7 @@ class Supervisor:
             )
             async with asyncio.timeout(settings.load_s):
                 entry.facts = await process.ask(
-                    lambda id_: wire.Load(
-                        id_,
-                        path=str(model.path),
-                        n_ctx=placement.n_ctx,
-                        slots=placement.slots,
-                        kv_tokens=placement.kv_tokens,
-                        threads=placement.threads,
-                        queue_wait_s=settings.queue_wait_s,
-                    ),
+                    lambda id_: self._load_command(id_, model, placement),
                     progress,
                 )
         except BaseException as error:
@@ -184,6 +169,29 @@ class Supervisor:
         entry.loaded_at, entry.load_s = time(), monotonic() - started
         log.info("model_loaded", model=model.id, seconds=round(entry.load_s, 2), pid=process.pid)
         return process
+
+    def _load_command(self, id_: int, model: Model, placement: Placement) -> wire.Load:
+        state = self._settings.data_dir / "states" / model.id.replace("/", "--")
+        return wire.Load(
+            id_,
+            path=str(model.path),
+            n_ctx=placement.n_ctx,
+            slots=placement.slots,
+            kv_tokens=placement.kv_tokens,
+            threads=placement.threads,
+            queue_wait_s=self._settings.queue_wait_s,
+            threads_batch=placement.threads_batch,
+            flash_attention=placement.flash_attention,
+            cache_type_k=placement.cache_type_k,
+            cache_type_v=placement.cache_type_v,
+            mmap=placement.mmap,
+            mlock=placement.mlock,
+            speculation=placement.speculation,
+            draft_path=str(placement.draft.path) if placement.draft else None,
+            draft_tokens=placement.draft_tokens,
+            state_path=str(state) if placement.keep_state else None,
+            pooling=model.pooling,
+        )
 
     def _crashed_loading(self, model: Model, error: errors.WorkerCrashed) -> errors.TabAgentError:
         """A file that makes the engine abort is a bad file; anything else is a crash."""
@@ -236,6 +244,15 @@ class Supervisor:
             entry.worker.cancel()
         if entry.process and entry.process.exit_code is None:
             await entry.process.stop(UNLOAD_S)
+
+
+def _different(options: LoadOptions, placement: Placement) -> str:
+    """What of a loaded model is otherwise than asked for, in words; empty when nothing is."""
+    return " and ".join(
+        f"{name}={found.id if isinstance(found, Model) else found}"
+        for name, wanted in options.given().items()
+        if (found := getattr(placement, name)) != wanted
+    )
 
 
 def _retrieved(task: asyncio.Task[WorkerProcess]) -> None:

@@ -1,11 +1,13 @@
-"""Running generations: start one, follow it, stop it. Chat and text generation share this."""
+"""Running generations: start one, follow it, stop it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
 
 from pydantic import Field
@@ -17,6 +19,9 @@ from tabagent.engine.supervisor import Supervisor
 from tabagent.errors import Conflict, QueueFull, RequestNotFound, WrongModelTask
 from tabagent.operation import Call, NoParameters, Reply, Request
 
+UNKNOWN_S: Final = 5.0  # what a generation is thought to take before one has ended
+ANSWER_ID: Final = re.compile("^(chatcmpl-|cmpl-|resp_)")
+
 
 class StopRequest(Request):
     """What to stop; everything of the caller when `request_id` is left out."""
@@ -24,7 +29,7 @@ class StopRequest(Request):
     model_config = {"json_schema_extra": {"examples": [{}]}}
 
     request_id: str | None = Field(
-        None, description="From `X-Request-Id`, or a completion's id.", max_length=64
+        None, description="From `X-Request-Id`, or an answer's id.", max_length=64
     )
 
 
@@ -40,7 +45,7 @@ class ActiveGeneration(Reply):
     request_id: str
     model: str
     started_at: datetime
-    tokens: int
+    tokens: int = Field(description="Generated so far, by all its choices.")
 
 
 class HaltStatus(Reply):
@@ -54,8 +59,10 @@ class HaltStatus(Reply):
 class _Active:
     call: Call
     model: str
+    choices: int
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    tokens: int = 0
+    tokens: dict[int, int] = field(default_factory=dict)  # by choice
+    admitted: bool = False
     halted: bool = False
     halt: Callable[[], None] | None = None
 
@@ -67,53 +74,69 @@ class Generations:
         self._supervisor, self._settings = supervisor, settings
         self._active: dict[str, _Active] = {}
         self._last_halt: dict[str, datetime] = {}
-        self._mean_s = 5.0  # of recent generations, for the estimate that queue-full gives
+        self._mean_s: dict[str, float] = {}  # that recent generations kept their slots, by model
 
     async def run(
-        self,
-        call: Call,
-        model: Model,
-        task: Task,
-        build: Callable[[int], wire.Generate],
-    ) -> AsyncGenerator[tuple[str, int] | wire.Finished, None]:
-        """Yield the pieces of one generation and its end, loading the model when needed."""
+        self, call: Call, model: Model, task: Task, *commands: wire.Generate
+    ) -> AsyncGenerator[wire.Piece | wire.Finished, None]:
+        """Yield the pieces of a generation and its end, loading the model when needed."""
         _check_task(model, task)
         if call.request_id in self._active:
             raise Conflict("a request with this id is running")
-        active = self._active[call.request_id] = _Active(call, model.id)
+        active = _Active(call, model.id, sum(command.n for command in commands))
+        self._active[call.request_id] = active
         try:
             worker = await self._supervisor.worker(model)
-            self._admit(model, worker.in_flight)
+            self._admit(active)
 
             def started(halt: Callable[[], None]) -> None:
                 active.halt = halt
                 if active.halted:  # while the model was loading
                     halt()
 
-            pieces = worker.generate(build, limit_s=self._settings.generation_s, on_start=started)
+            limit_s = self._settings.generation_s
+            pieces = worker.generate(commands, limit_s=limit_s, on_start=started)
             async with aclosing(pieces):
                 async for piece in pieces:
                     if isinstance(piece, wire.Finished):
-                        taken = (datetime.now(UTC) - active.started_at).total_seconds()
-                        self._mean_s += (taken - self._mean_s) / 16
+                        self._learn(model.id, piece.usage)
                     else:
-                        active.tokens = piece[1]
+                        active.tokens[piece.index] = piece.tokens
                     yield piece
         finally:
             del self._active[call.request_id]
 
-    def _admit(self, model: Model, in_flight: int) -> None:
-        entry = self._supervisor.get(model.id)
+    def _admit(self, active: _Active) -> None:
+        """Count it among those that have or want slots. Raises QueueFull when they are too many."""
+        entry = self._supervisor.get(active.model)
         slots = entry.placement.slots if entry else 1
-        waiting = in_flight - slots
+        rivals = [a for a in self._active.values() if a.admitted and a.model == active.model]
+        waiting = sum(rival.choices for rival in rivals) - slots
         if waiting >= self._settings.queue_size:
-            eta = round(self._mean_s * (waiting + 1) / slots, 1)
+            eta = self._eta(rivals, waiting, slots)
             raise QueueFull(
-                f"{waiting} requests are waiting for {model.id}",
+                f"{waiting} answers wait for a slot of {active.model}",
                 queue_length=waiting,
                 eta_s=eta,
                 retry_after=eta,
             )
+        active.admitted = True
+
+    def _eta(self, rivals: list[_Active], waiting: int, slots: int) -> float:
+        """Seconds until a newcomer's turn: after all who wait, as slots come free one by one.
+
+        A generation is thought to take as long as recent ones, and at least as long as those that
+        run now have taken already.
+        """
+        now = datetime.now(UTC)
+        ages = [(now - rival.started_at).total_seconds() for rival in rivals]
+        typical = max(self._mean_s.get(rivals[0].model, UNKNOWN_S), sum(ages) / len(ages))
+        return max(1.0, round(typical * (waiting + 1) / slots, 1))
+
+    def _learn(self, model: str, usage: wire.Usage) -> None:
+        taken = (usage.prompt_ms + usage.predicted_ms) / 1000
+        known = self._mean_s.get(model, taken)
+        self._mean_s[model] = known + (taken - known) / 16
 
     async def stop(self, request: StopRequest, call: Call) -> Stopped:
         """Stop one generation by its request id, or all of the caller's.
@@ -139,7 +162,10 @@ class Generations:
         return HaltStatus(
             active=[
                 ActiveGeneration(
-                    request_id=id_, model=a.model, started_at=a.started_at, tokens=a.tokens
+                    request_id=id_,
+                    model=a.model,
+                    started_at=a.started_at,
+                    tokens=sum(a.tokens.values()),
                 )
                 for id_, a in self._active.items()
                 if a.call.caller == call.caller
@@ -153,15 +179,15 @@ def _check_task(model: Model, task: Task) -> None:
         return  # loading says it better
     if model.task == "embedding":
         raise WrongModelTask(f"{model.id} makes embeddings, not text", param="model")
+    if model.task == "rerank":
+        raise WrongModelTask(f"{model.id} ranks documents and makes no text", param="model")
     if task == "chat" and model.task != "chat":
         raise WrongModelTask(f"{model.id} has no chat template: use /v1/completions", param="model")
 
 
 def _plain_id(text: str) -> str:
-    """A request id as we keep it, also from a completion's id, which holds it without dashes."""
+    """A request id as we keep it, also from an answer's id, which holds it without dashes."""
     try:
-        return str(
-            UUID(text.rpartition("-")[2] if text.startswith(("chatcmpl-", "cmpl-")) else text)
-        )
+        return str(UUID(ANSWER_ID.sub("", text)))
     except ValueError:
         return text

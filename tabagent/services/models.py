@@ -10,10 +10,12 @@ from pydantic import Field
 
 from tabagent.catalog.models import BUILTIN, Catalog, Model, Task
 from tabagent.config import Settings
+from tabagent.engine.placement import LoadOptions
 from tabagent.engine.supervisor import Loaded, State, Supervisor
-from tabagent.errors import problem
+from tabagent.errors import WrongModelTask, problem
 from tabagent.operation import Call, NoParameters, Reply, Request
 from tabagent.parameters import Flag, Whole
+from tabagent.wire import CacheType, FlashAttention, Speculation
 
 
 class Capabilities(Reply):
@@ -22,6 +24,7 @@ class Capabilities(Reply):
     chat: bool
     completion: bool
     embeddings: bool
+    rerank: bool
 
 
 class ModelInfo(Reply):
@@ -38,6 +41,7 @@ class ModelInfo(Reply):
     size_bytes: int
     parameters: int
     context_length: int = Field(description="Tokens the model was trained for.")
+    dimensions: int | None = Field(description="Numbers in a vector, of a model that makes them.")
     license: str | None
     capabilities: Capabilities
     loaded: bool
@@ -62,15 +66,32 @@ class ModelName(Request):
 
 
 class LoadRequest(Request):
-    """A model to load, and how."""
+    """A model to load, and how; what is left out is as the settings say."""
 
     model_config = {"json_schema_extra": {"examples": [{"model": BUILTIN}]}}
 
     model: str = Field(max_length=200)
-    n_ctx: Whole = Field(
-        0, ge=0, le=2**20, description="Context of one sequence in tokens; 0 lets us choose."
+    n_ctx: Whole | None = Field(
+        None, ge=16, le=2**22, description="Context of one sequence in tokens."
     )
-    slots: Whole = Field(0, ge=0, le=64, description="Sequences decoded together; 0: the setting.")
+    slots: Whole | None = Field(None, ge=1, le=64, description="Sequences decoded together.")
+    threads: Whole | None = Field(None, ge=1, le=512, description="Threads for answers.")
+    threads_batch: Whole | None = Field(None, ge=1, le=512, description="Threads for prompts.")
+    flash_attention: FlashAttention | None = None
+    cache_type_k: CacheType | None = Field(None, description="How keys are kept.")
+    cache_type_v: CacheType | None = Field(None, description="How values are kept.")
+    mmap: Flag | None = Field(None, description="Map the file instead of reading it.")
+    mlock: Flag | None = Field(None, description="Keep it from being swapped out.")
+    speculation: Speculation | None = Field(
+        None, description="Check several guessed tokens at once; the text is the same."
+    )
+    draft_model: str | None = Field(
+        None, max_length=200, description="A small model of the same vocabulary that guesses."
+    )
+    draft_tokens: Whole | None = Field(None, ge=1, le=64, description="Most tokens guessed.")
+    keep_state: Flag | None = Field(
+        None, description="Keep computed prompts on disk when it is unloaded."
+    )
     force_reload: Flag = Field(
         False, description="Unload it first; its requests end with an error."
     )
@@ -101,6 +122,12 @@ class LoadedInfo(Reply):
     resident_bytes: int
     kv_tokens: int = Field(description="Room all sequences share, in tokens.")
     threads: int
+    threads_batch: int
+    flash_attention: FlashAttention
+    cache_type_k: CacheType
+    cache_type_v: CacheType
+    speculation: Speculation
+    draft_model: str | None
     restarts: int
     loaded_at: datetime | None
     load_seconds: float
@@ -136,15 +163,47 @@ class Models:
         known = self._catalog.known(name)
         return known if known else await asyncio.to_thread(self._catalog.find, name)
 
+    async def resolve_for(self, name: str | None, task: Task) -> Model | None:
+        """The model a request names. Without a name one for `task`, or None when there is none:
+        the selected model, else one that is loaded, else the first in the list.
+        """
+        if name:
+            return await self._find(name)
+        able = [
+            (model, loaded)
+            for model, loaded in await self.with_state()
+            if model.task == task and model.problem is None
+        ]
+        able.sort(key=lambda pair: (pair[0].id != self.selected, not pair[1]))
+        return able[0][0] if able else None
+
+    async def with_state(self) -> list[tuple[Model, bool]]:
+        """All models, and whether each is loaded."""
+        models = await asyncio.to_thread(self._catalog.scan)
+        ready = {entry.model.id for entry in self._supervisor.loaded() if entry.state == "ready"}
+        return [(model, model.id in ready) for model in models]
+
+    async def adapter(self, name: str) -> Model:
+        """A LoRA adapter by name. Raises ModelNotFound or WrongModelTask, as its file deserves."""
+        found = await self._find(name)
+        if found.problem is not None:
+            raise found.problem.with_traceback(None)
+        if found.task != "adapter":
+            raise WrongModelTask(f"{found.id} is a model, not an adapter", param="lora")
+        return found
+
     def context_length(self, model: Model) -> int:
         """Tokens one sequence may have, as loaded now."""
         entry = self._supervisor.get(model.id)
-        return entry.placement.n_ctx if entry else model.context_length
+        if entry is None:
+            return model.context_length
+        length: int = entry.facts.get("n_ctx", entry.placement.n_ctx)
+        return length
 
     async def list(self, request: NoParameters, call: Call) -> ModelList:
         """List the models on this machine."""
         models = await asyncio.to_thread(self._catalog.scan)
-        return ModelList(data=[self._info(model) for model in models])
+        return ModelList(data=[self._info(m) for m in models if m.task != "adapter"])
 
     async def info(self, request: ModelName, call: Call) -> ModelInfo:
         """Describe one model."""
@@ -156,8 +215,10 @@ class Models:
         Naming a model in a request loads it too; this is for choosing how, or for doing it early.
         """
         model = await self._find(request.model)
+        draft = await self._find(request.draft_model) if request.draft_model else None
+        chosen = request.model_dump(exclude={"model", "draft_model", "force_reload"})
         entry = await self._supervisor.load(
-            model, n_ctx=request.n_ctx, slots=request.slots, force_reload=request.force_reload
+            model, LoadOptions(draft=draft, **chosen), force_reload=request.force_reload
         )
         return _loaded_info(entry)
 
@@ -184,11 +245,13 @@ class Models:
             size_bytes=model.size_bytes,
             parameters=model.parameters,
             context_length=model.context_length,
+            dimensions=model.embedding_length or None,
             license=model.license,
             capabilities=Capabilities(
                 chat=model.task == "chat",
                 completion=model.task in ("chat", "completion"),
                 embeddings=model.task == "embedding",
+                rerank=model.task == "rerank",
             ),
             loaded=entry is not None and entry.state == "ready",
             state=entry.state if entry else None,
@@ -214,13 +277,19 @@ def _loaded_info(entry: Loaded) -> LoadedInfo:
         pid=process.pid if process else None,
         engine=process.engine if process else None,
         device=entry.facts.get("device", "cpu"),
-        n_ctx=placement.n_ctx,
+        n_ctx=entry.facts.get("n_ctx", placement.n_ctx),
         slots=placement.slots,
         slots_used=beat.slots_used if beat else 0,
         queue=beat.waiting if beat else 0,
         resident_bytes=beat.resident_bytes if beat else 0,
-        kv_tokens=placement.kv_tokens,
+        kv_tokens=entry.facts.get("kv_tokens", placement.kv_tokens),
         threads=placement.threads,
+        threads_batch=placement.threads_batch,
+        flash_attention=placement.flash_attention,
+        cache_type_k=placement.cache_type_k,
+        cache_type_v=placement.cache_type_v,
+        speculation=placement.speculation,
+        draft_model=placement.draft.id if placement.draft else None,
         restarts=entry.restarts,
         loaded_at=datetime.fromtimestamp(entry.loaded_at, UTC) if entry.loaded_at else None,
         load_seconds=round(entry.load_s, 3),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, Strict, model_validator
 
@@ -11,17 +11,9 @@ from tabagent import wire
 from tabagent.catalog.models import Model
 from tabagent.engine.process import WorkerProcess
 from tabagent.operation import Call, Reply, Request
-
-ModelName = Annotated[
-    str | None, Field(max_length=200, description="Model id; the selected model when left out.")
-]
-
-
-class PlainMessage(Request):
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
+from tabagent.parameters import Flag, ModelName, invalid
+from tabagent.parameters.dialogue import DialogueParameters
+from tabagent.parameters.messages import ChatMessage, Messages, plain
 
 
 class TokenizeRequest(Request):
@@ -31,8 +23,8 @@ class TokenizeRequest(Request):
 
     model: ModelName = None
     text: str
-    add_special: bool = Field(False, description="Add the tokens the model begins and ends with.")
-    parse_special: bool = Field(False, description="Read `<|...|>` as control tokens, not as text.")
+    add_special: Flag = Field(False, description="Add the tokens the model begins and ends with.")
+    parse_special: Flag = Field(False, description="Read `<|...|>` as control tokens, not as text.")
 
 
 class Tokens(Reply):
@@ -60,16 +52,16 @@ class Text(Reply):
     text: str
 
 
-class Conversation(Request):
-    """Messages for the chat template."""
+class Conversation(DialogueParameters):
+    """Messages for the chat template, and what goes with them."""
 
     model_config = {
         "json_schema_extra": {"examples": [{"messages": [{"role": "user", "content": "Hello"}]}]}
     }
 
     model: ModelName = None
-    messages: list[PlainMessage] = Field(min_length=1, max_length=512)
-    add_generation_prompt: bool = True
+    messages: Messages
+    add_generation_prompt: Flag = True
 
 
 class Prompt(Reply):
@@ -81,19 +73,22 @@ class Prompt(Reply):
     count: int
 
 
-class CountRequest(Request):
-    """Either a text or messages."""
+class CountRequest(DialogueParameters):
+    """Either a text, or messages and what goes with them."""
 
     model_config = {"json_schema_extra": {"examples": [{"text": "How do I pull a model?"}]}}
 
     model: ModelName = None
     text: str | None = None
-    messages: list[PlainMessage] | None = Field(None, min_length=1, max_length=512)
+    messages: Messages | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if (self.text is None) == (self.messages is None):
             raise ValueError("give either text or messages")
+        given = self.model_fields_set & DialogueParameters.model_fields.keys()
+        if self.messages is None and given:
+            raise invalid(f"/{min(given)}", "goes with messages")
         return self
 
 
@@ -136,7 +131,9 @@ class TextTools:
     async def apply_template(self, request: Conversation, call: Call) -> Prompt:
         """Show what the chat template makes of a conversation, and its tokens."""
         model = await self._resolve(request.model)
-        answer = await self._render(model, request.messages, request.add_generation_prompt)
+        answer = await self._render(
+            model, request.messages, request.dialogue(), request.add_generation_prompt
+        )
         tokens = answer["tokens"]
         return Prompt(model=model.id, prompt=answer["text"], tokens=tokens, count=len(tokens))
 
@@ -144,7 +141,7 @@ class TextTools:
         """Count the tokens of a text, or of a conversation through the chat template."""
         model = await self._resolve(request.model)
         if request.messages is not None:
-            answer = await self._render(model, request.messages, True)
+            answer = await self._render(model, request.messages, request.dialogue(), True)
         else:
             text = request.text or ""
             answer = await self._ask(model, lambda id_: wire.Tokenize(id_, text))
@@ -153,12 +150,15 @@ class TextTools:
         )
 
     async def _render(
-        self, model: Model, messages: list[PlainMessage], add_generation_prompt: bool
+        self,
+        model: Model,
+        messages: list[ChatMessage],
+        dialogue: wire.Dialogue,
+        add_generation_prompt: bool,
     ) -> dict[str, Any]:
-        plain = [{"role": m.role, "content": m.content} for m in messages]
+        said = plain(messages)
         return await self._ask(
-            model,
-            lambda id_: wire.Render(id_, plain, add_generation_prompt=add_generation_prompt),
+            model, lambda id_: wire.Render(id_, said, dialogue, add_generation_prompt)
         )
 
     async def _ask(self, model: Model, build: Callable[[int], wire.Command]) -> dict[str, Any]:

@@ -17,11 +17,18 @@ from typing import Any
 from starlette.types import Send
 
 from tabagent.errors import TabAgentError
-from tabagent.operation import Reply
+from tabagent.operation import Event, Reply
+
+
+def frame(event: Reply | Event) -> bytes:
+    """One event as bytes; its name stands in a line of its own, where it has one."""
+    data = b"data: " + event.encode() + b"\n\n"
+    name = event.name if isinstance(event, Event) else ""
+    return b"event: " + name.encode() + b"\n" + data if name else data
 
 
 class EventStream:
-    """Sends `events`, then `data: [DONE]`.
+    """Sends `events`, then with `done` also `data: [DONE]`.
 
     A comment is sent after every `heartbeat_s` of silence, also before the first event: by then a
     browser's service worker would give up on headers that do not come. `fail` turns an error after
@@ -30,14 +37,15 @@ class EventStream:
 
     def __init__(
         self,
-        events: AsyncGenerator[Reply, None],
+        events: AsyncGenerator[Reply | Event, None],
         *,
+        done: bool,
         headers: list[tuple[bytes, bytes]],
         fail: Callable[[TabAgentError], dict[str, Any]],
         heartbeat_s: float,
         write_stall_s: float,
     ) -> None:
-        self._events, self._fail = events, fail
+        self._events, self._done, self._fail = events, done, fail
         self._headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-store"),
@@ -57,8 +65,8 @@ class EventStream:
         try:
             async with aclosing(self._events) as events:
                 async for event in events:
-                    await self._write(send, b"data: " + event.encode() + b"\n\n")
-            await self._write(send, b"data: [DONE]\n\n", more=False)
+                    await self._write(send, frame(event))
+            await self._write(send, b"data: [DONE]\n\n" if self._done else b"", more=False)
         except TabAgentError as error:
             if not self._started:
                 raise

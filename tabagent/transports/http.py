@@ -56,6 +56,7 @@ class PathEndpoint:
                 else:
                     await EventStream(
                         reply,
+                        done=operation.done,
                         headers=identity,
                         fail=lambda error: errors.problem(error, request_id),
                         heartbeat_s=self._settings.heartbeat_s,

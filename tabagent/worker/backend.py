@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tabagent import wire
 from tabagent.errors import TabAgentError
+
+Work = wire.Generate | wire.Embed | wire.Rank
+"""What takes a turn in the engine; a backend refuses the kinds that are not its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,18 @@ def failed(id_: int, error: TabAgentError) -> wire.Failed:
     known = {"param": error.param, "retry_after": error.retry_after}
     members = error.members | {name: value for name, value in known.items() if value is not None}
     return wire.Failed(id_, error.slug, error.detail, members)
+
+
+def halted(id_: int, open_choices: Mapping[int, int], usage: wire.Usage) -> list[wire.Event]:
+    """How a halted generation ends: a piece for every open choice, then its answer.
+
+    `open_choices` holds the tokens that each of them has generated, by index.
+    """
+    ending = wire.Ending("stop", "halted")
+    pieces = [
+        wire.Piece(id_, tokens, index=index, end=ending) for index, tokens in open_choices.items()
+    ]
+    return [wire.Pieces(pieces), wire.Finished(id_, usage)]
 
 
 class Backend(Protocol):
@@ -44,14 +59,17 @@ class Backend(Protocol):
     def ask(self, command: wire.Render | wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
         """Answer something that needs the vocabulary or the template only."""
 
-    def prepare(self, command: wire.Generate) -> Any:
+    def prepare(self, command: Work) -> Any:
         """Everything about a request that needs no slot: render, tokenise, refuse."""
 
-    def submit(self, command: wire.Generate, prepared: Any) -> None:
+    def submit(self, command: Work, prepared: Any) -> None:
         """Queue a prepared request."""
 
-    def cancel(self, id: int, *, halt: bool) -> wire.Finished | None:
-        """Free the request's slot now; with `halt` returns how it ended."""
+    def cancel(self, id: int, *, halt: bool) -> list[wire.Event]:
+        """Free the request's slots now; with `halt` returns how it ended, as `halted` makes it.
+
+        Nothing comes back where nobody is to be answered: without `halt`, or for an unknown id.
+        """
 
     def step(self) -> list[wire.Event]:
         """One step of work for every running request, and what came of it."""

@@ -24,11 +24,12 @@ import psutil
 from tabagent import wire
 from tabagent.errors import TabAgentError
 from tabagent.frames import FrameDecoder, encode
-from tabagent.worker.backend import Backend, failed
+from tabagent.worker.backend import Backend, Work, failed, halted
 
 BACKENDS: Final = {
     "gguf": ("tabagent.worker.gguf.engine", "GgufBackend"),
-    "fake": ("tabagent.worker.fake", "FakeBackend"),
+    "gguf-pooling": ("tabagent.worker.gguf.pooling_engine", "PoolingBackend"),
+    "fake": ("tabagent.worker.fake.engine", "FakeBackend"),
 }
 CRASH: Final = 70  # EX_SOFTWARE
 LEAVE_S: Final = 0.5  # what the engine's thread gets to tidy up
@@ -76,7 +77,7 @@ class Worker:
         self._write_lock = threading.Lock()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="prepare")
-        self._preparing: set[int] = set()  # generations on their way to the engine thread
+        self._preparing: dict[int, Work] = {}  # on their way to the engine thread
         self._process = psutil.Process()
         self._leave = threading.Event()
 
@@ -102,8 +103,8 @@ class Worker:
         match command:
             case wire.Load():
                 self._inbox.put(lambda: self._answer(command.id, lambda: self._load(command)))
-            case wire.Generate():
-                self._preparing.add(command.id)
+            case wire.Generate() | wire.Embed() | wire.Rank():
+                self._preparing[command.id] = command
                 self._pool.submit(self._prepare, command)
             case wire.Cancel():
                 self._inbox.put(lambda: self._cancel(command))
@@ -117,36 +118,33 @@ class Worker:
             command, lambda fraction: self._send(wire.Progress(command.id, fraction))
         )
 
-    def _prepare(self, command: wire.Generate) -> None:
+    def _prepare(self, command: Work) -> None:
         try:
             prepared = self._backend.prepare(command)
         except TabAgentError as error:
-            if self._claim(command.id):
+            if self._claim(command.id) is not None:
                 self._send(failed(command.id, error))
         except BaseException:
             _crash()
         else:
             self._inbox.put(lambda: self._submit(command, prepared))
 
-    def _claim(self, id_: int) -> bool:
-        """Whether a request in preparation is the caller's to answer: it is only one thread's."""
-        try:
-            self._preparing.remove(id_)
-        except KeyError:
-            return False
-        return True
+    def _claim(self, id_: int) -> Work | None:
+        """The request, if it is in preparation and so the caller's to answer: only one gets it."""
+        return self._preparing.pop(id_, None)
 
-    def _submit(self, command: wire.Generate, prepared: Any) -> None:
-        if self._claim(command.id):  # else it was cancelled meanwhile
+    def _submit(self, command: Work, prepared: Any) -> None:
+        if self._claim(command.id) is not None:  # else it was cancelled meanwhile
             with self._answering(command.id):
                 self._backend.submit(command, prepared)
 
     def _cancel(self, command: wire.Cancel) -> None:
-        if self._claim(command.id):
-            if command.halt:
-                self._send(wire.Finished(command.id, "stop", "halted", wire.Usage(0, 0)))
-        elif (end := self._backend.cancel(command.id, halt=command.halt)) is not None:
-            self._send(end)
+        if (early := self._claim(command.id)) is not None:
+            if command.halt and isinstance(early, wire.Generate):
+                nothing = dict.fromkeys(range(early.n), 0)
+                self._send(*halted(command.id, nothing, wire.Usage(0, 0)))
+        else:
+            self._send(*self._backend.cancel(command.id, halt=command.halt))
         self._beat()
 
     def _answer(self, id_: int, work: Callable[[], dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tabagent.app import GUIDE
 from tabagent.catalog.models import BUILTIN, Catalog
 from tabagent.errors import ModelNotFound
+from tests.worker.tiny_lora import write_lora
 
 
 def put(path: Path) -> Path:
@@ -75,3 +76,9 @@ def test_a_broken_file_is_listed_with_what_is_wrong(tmp_path: Path) -> None:
     assert bad.problem is not None
     assert bad.problem.members["file"] == "bad.gguf"
     assert str(tmp_path) not in str(bad.problem.members)
+
+
+def test_an_adapter_is_known_as_one(tmp_path: Path) -> None:
+    write_lora(tmp_path / "style.gguf")
+    (adapter,) = (m for m in Catalog(tmp_path, GUIDE).scan() if m.id == "local/style")
+    assert (adapter.task, adapter.problem) == ("adapter", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,6 +108,22 @@ def test_ctrl_c_stops_an_answer_and_the_next_leaves(tmp_path: Path, ignoring: st
         terminal.wait()
         assert terminal.exitstatus == 0
     assert not terminal.isalive()
+
+
+def test_reasoning_is_shown_faintly_and_not_sent_back(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, extra=[fake_model()]) as server:
+        DataDirectory(tmp_path).announce(Running(os.getpid(), server.url, "test"))
+        terminal = open_chat(tmp_path, "--model", FAKE)
+        terminal.expect(PROMPT)
+        terminal.sendline("2 think")
+        terminal.expect(re.escape("\x1b[2mhm \x1b[0m") + r"\s+1 2 ")
+        terminal.expect(PROMPT)
+        terminal.sendline("report")
+        terminal.expect(r'"role": "assistant", "content": "1 2 "\}')
+        terminal.expect(PROMPT)
+        terminal.sendline("/exit")
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
 
 
 def test_a_chat_that_is_killed_takes_its_server_with_it(terminal: Any) -> None:

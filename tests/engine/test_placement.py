@@ -2,36 +2,102 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tabagent.catalog.models import Model
-from tabagent.engine.placement import LARGEST_DEFAULT_CONTEXT, cores, place
+from tabagent.config import Settings
+from tabagent.engine.placement import (
+    LARGEST_DEFAULT_CONTEXT,
+    LoadOptions,
+    Placement,
+    cores,
+    cpu_quota,
+    place,
+)
+from tabagent.errors import InvalidRequest
 
 
 def model(**facts: int) -> Model:
     return Model(id="x/y", path=Path("/x"), backend="gguf", **facts)  # type: ignore[arg-type]  # numbers all
 
 
+def placed(model: Model, **options: Any) -> Placement:
+    return place(model, LoadOptions(**options), Settings())
+
+
 def test_every_sequence_gets_its_context_where_memory_allows() -> None:
-    small = place(model(context_length=2048, kv_bytes_per_token=1), n_ctx=0, slots=8, threads=0)
+    small = placed(model(context_length=2048, kv_bytes_per_token=1))
     assert (small.n_ctx, small.slots, small.kv_tokens) == (2048, 8, 8 * 2048)
-    assert small.threads == cores() >= 1
+    assert small.threads == small.threads_batch == cores() >= 1
 
 
 def test_a_long_context_is_given_only_when_asked_for() -> None:
     long = model(context_length=131072, kv_bytes_per_token=1)
-    assert place(long, n_ctx=0, slots=1, threads=3).n_ctx == LARGEST_DEFAULT_CONTEXT
-    asked = place(long, n_ctx=65536, slots=1, threads=3)
-    assert (asked.n_ctx, asked.threads) == (65536, 3)
+    assert placed(long).n_ctx == LARGEST_DEFAULT_CONTEXT
+    asked = placed(long, n_ctx=65536, slots=1, threads=3, threads_batch=5)
+    assert (asked.n_ctx, asked.threads, asked.threads_batch) == (65536, 3, 5)
 
 
 def test_a_tiny_model_gets_one_thread() -> None:
-    assert place(model(size_bytes=6_000_000), n_ctx=0, slots=1, threads=0).threads == 1
-    assert place(model(size_bytes=6_000_000), n_ctx=0, slots=1, threads=2).threads == 2
-    assert place(model(size_bytes=600_000_000), n_ctx=0, slots=1, threads=0).threads == cores()
+    assert placed(model(size_bytes=6_000_000)).threads == 1
+    assert placed(model(size_bytes=6_000_000), threads=2).threads == 2
+    assert placed(model(size_bytes=600_000_000)).threads == cores()
 
 
 def test_sequences_share_room_when_memory_is_short() -> None:
-    huge = model(context_length=4096, kv_bytes_per_token=2**40)
-    placed = place(huge, n_ctx=0, slots=8, threads=0)
-    assert placed.kv_tokens == placed.n_ctx == 4096
+    huge = placed(model(context_length=4096, kv_bytes_per_token=2**40))
+    assert huge.kv_tokens == huge.n_ctx == 4096
+
+
+def test_smaller_numbers_make_more_room() -> None:
+    wide = model(context_length=8192, kv_bytes_per_token=2**18)
+    half, byte = placed(wide), placed(wide, cache_type_k="q8_0", cache_type_v="q8_0")
+    assert 1.5 < byte.kv_tokens / half.kv_tokens < 2.2
+
+
+def test_what_a_caller_leaves_open_is_what_the_settings_say() -> None:
+    settings = Settings(slots=3, flash_attention="on", cache_type_k="q8_0", mlock=True)
+    found = place(model(), LoadOptions(slots=5), settings)
+    assert (found.slots, found.flash_attention, found.cache_type_k) == (5, "on", "q8_0")
+    assert (found.mlock, found.mmap) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"flash_attention": "off", "cache_type_v": "q8_0"}, "cache_type_v"),
+        ({"speculation": "draft"}, "draft_model"),
+    ],
+)
+def test_what_cannot_go_together_is_refused_by_name(options: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        placed(model(), **options)
+    assert refused.value.param == param
+
+
+def test_a_draft_model_is_a_wish_to_speculate() -> None:
+    found = placed(model(), draft=model())
+    assert (found.speculation, found.draft_tokens) == ("draft", 4)
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "max 100000"}, math.inf),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({}, math.inf),
+    ],
+)
+def test_a_containers_share_of_the_processors_counts(
+    tmp_path: Path, files: dict[str, str], quota: float
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpu_quota(tmp_path) == quota

@@ -12,7 +12,8 @@ from playwright.sync_api import Browser, Route, sync_playwright
 
 from tabagent.app import api_description
 from tabagent.catalog.models import BUILTIN
-from tests.live import FAKE, TOKEN, LiveServer, chat_body, fake_model
+from tests.live import FAKE, TOKEN, LiveServer, chat_body, fake_models
+from tests.worker.tiny_pooling import RANK, write_bert
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -46,14 +47,18 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     place = tmp_path_factory.mktemp("swagger-fake")
-    with LiveServer(place, extra=[fake_model()], model=FAKE) as server:
+    with LiveServer(place, extra=fake_models(), model=FAKE) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server of its own: the examples load and unload the built-in model."""
-    with LiveServer(tmp_path_factory.mktemp("swagger-guide")) as server:
+    place = tmp_path_factory.mktemp("swagger-guide")
+    (place / "models").mkdir()
+    write_bert(place / "models" / "embedder.gguf")
+    write_bert(place / "models" / "ranker.gguf", pooling=RANK, head=True)
+    with LiveServer(place) as server:
         yield server
 
 

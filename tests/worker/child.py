@@ -90,7 +90,7 @@ class Child:
         text = ""
         while (event := self.event()) is not None:
             if isinstance(event, wire.Pieces):
-                text += "".join(piece for i, piece, _ in event.items if i == id_)
+                text += "".join(piece.text for piece in event.items if piece.id == id_)
             elif isinstance(event, wire.Done | wire.Failed | wire.Finished) and event.id == id_:
                 return text, event
         raise AssertionError(f"the worker left without an answer: {self.words()}")

@@ -57,9 +57,21 @@ def test_it_loads_and_tells_how_far_it_is(child: Child) -> None:
 def test_a_generation_comes_in_pieces_and_ends_once(loaded: Child) -> None:
     loaded.say(generate(2, "3"))
     pieces = [loaded.next(wire.Pieces).items for _ in range(3)]
-    assert pieces == [[(2, "1 ", 1)], [(2, "2 ", 2)], [(2, "3 ", 3)]]
+    assert pieces == [
+        [wire.Piece(2, 1, "1 ")],
+        [wire.Piece(2, 2, "2 ")],
+        [wire.Piece(2, 3, "3 ", end=wire.Ending("stop", "eos"))],
+    ]
     end = loaded.next(wire.Finished)
-    assert (end.id, end.reason, end.cause, end.usage.completion_tokens) == (2, "stop", "eos", 3)
+    assert (end.id, end.usage.completion_tokens) == (2, 3)
+
+
+def test_every_choice_of_a_generation_ends_before_it_is_finished(loaded: Child) -> None:
+    loaded.say(generate(2, "2", n=2))
+    pieces = [piece for _ in range(3) for piece in loaded.next(wire.Pieces).items]
+    ends = [(piece.index, piece.tokens) for piece in pieces if piece.end]
+    assert ends == [(0, 2), (1, 3)]
+    assert loaded.next(wire.Finished).usage.completion_tokens == 5
 
 
 def test_several_generations_run_together(loaded: Child) -> None:
@@ -70,12 +82,23 @@ def test_several_generations_run_together(loaded: Child) -> None:
         event = loaded.event()
         if isinstance(event, wire.Pieces):
             together = max(together, len(event.items))
-            for id_, text, _ in event.items:
-                told[id_] += text
+            for piece in event.items:
+                told[piece.id] += piece.text
         elif isinstance(event, wire.Finished):
             ended.add(event.id)
     assert set(told.values()) == {"1 2 3 4 5 "}
     assert together == 3
+
+
+def told(child: Child, id_: int) -> tuple[list[wire.Piece], wire.Event]:
+    """All pieces of a generation, and its answer."""
+    pieces: list[wire.Piece] = []
+    while (event := child.event()) is not None:
+        if isinstance(event, wire.Pieces):
+            pieces += [piece for piece in event.items if piece.id == id_]
+        elif isinstance(event, wire.Finished | wire.Failed) and event.id == id_:
+            return pieces, event
+    raise AssertionError("the worker left without an answer")
 
 
 def ends(event: object) -> bool:
@@ -108,21 +131,31 @@ def test_a_cancel_frees_the_slot_without_an_answer(loaded: Child) -> None:
 
 
 def test_a_halt_frees_the_slot_and_finishes_in_order(loaded: Child) -> None:
-    loaded.say(generate(2, "100000 sleep"))
+    loaded.say(generate(2, "100000 sleep", n=3))
     loaded.next(wire.Pieces)
     loaded.say(wire.Cancel(2, halt=True))
-    _, end = loaded.text(2)
+    pieces, end = told(loaded, 2)
     assert isinstance(end, wire.Finished)
-    assert (end.reason, end.cause) == ("stop", "halted")
+    halted = [piece.index for piece in pieces if piece.end == wire.Ending("stop", "halted")]
+    assert halted == [0, 1, 2]
     eventually(lambda: loaded.beats[-1].slots_used == 0)
+
+
+def test_a_halt_says_nothing_of_choices_that_had_ended(loaded: Child) -> None:
+    loaded.say(generate(2, "1 sleep", n=4))
+    first = loaded.next(wire.Pieces).items
+    loaded.say(wire.Cancel(2, halt=True))
+    pieces, _ = told(loaded, 2)
+    assert sorted(piece.index for piece in [*first, *pieces] if piece.end) == [0, 1, 2, 3]
 
 
 def test_a_request_halted_at_once_is_answered_once(loaded: Child) -> None:
     ids = range(10, 40)
     for id_ in ids:
-        loaded.say(generate(id_, "100000 sleep"), wire.Cancel(id_, halt=True))
-    ended = [loaded.answer(id_) for id_ in ids]
-    assert all(isinstance(e, wire.Finished) and e.cause == "halted" for e in ended)
+        loaded.say(generate(id_, "100000 sleep", n=2), wire.Cancel(id_, halt=True))
+        pieces, end = told(loaded, id_)
+        assert isinstance(end, wire.Finished)
+        assert [p.index for p in pieces if p.end == wire.Ending("stop", "halted")] == [0, 1]
     loaded.say(wire.Shutdown())
     assert not any(ends(event) for event in loaded.rest())
 

@@ -49,6 +49,26 @@ def vocabulary() -> list[str]:
     return [*byte_letters(), *(merge.replace(" ", "") for merge in MERGES), *CONTROLS]
 
 
+def tokenizer_pairs(*, template: str | None = CHATML, bos: bool = False) -> list[bytes]:
+    """What a file says of this vocabulary, and of the chat template."""
+    tokens = vocabulary()
+    types = [NORMAL] * (len(tokens) - len(CONTROLS)) + [CONTROL] * 3 + [UNKNOWN]
+    pairs = [
+        pair("tokenizer.ggml.model", STRING, "gpt2"),
+        pair("tokenizer.ggml.pre", STRING, "gpt-2"),
+        values("tokenizer.ggml.tokens", STRING, map(string, tokens)),
+        values("tokenizer.ggml.token_type", I32, (scalar(I32, kind) for kind in types)),
+        values("tokenizer.ggml.merges", STRING, map(string, MERGES)),
+        pair("tokenizer.ggml.bos_token_id", U32, tokens.index("<|endoftext|>")),
+        pair("tokenizer.ggml.eos_token_id", U32, tokens.index("<|im_end|>")),
+        pair("tokenizer.ggml.unknown_token_id", U32, tokens.index("<unk>")),
+        pair("tokenizer.ggml.add_bos_token", BOOL, bos),
+    ]
+    if template is not None:
+        pairs.append(pair("tokenizer.chat_template", STRING, template))
+    return pairs
+
+
 def write_model(
     path: Path,
     *,
@@ -59,7 +79,6 @@ def write_model(
 ) -> Path:
     """Write the model to `path`. `bos`: prompts start with <|endoftext|>. `more`: further pairs."""
     tokens = vocabulary()
-    types = [NORMAL] * (len(tokens) - len(CONTROLS)) + [CONTROL] * 3 + [UNKNOWN]
     pairs = [
         pair("general.architecture", STRING, "llama"),
         pair("llama.context_length", U32, 256),
@@ -69,19 +88,9 @@ def write_model(
         pair("llama.attention.head_count", U32, HEADS),
         pair("llama.attention.layer_norm_rms_epsilon", F32, 1e-5),
         pair("llama.rope.dimension_count", U32, WIDTH // HEADS),
-        pair("tokenizer.ggml.model", STRING, "gpt2"),
-        pair("tokenizer.ggml.pre", STRING, "gpt-2"),
-        values("tokenizer.ggml.tokens", STRING, map(string, tokens)),
-        values("tokenizer.ggml.token_type", I32, (scalar(I32, kind) for kind in types)),
-        values("tokenizer.ggml.merges", STRING, map(string, MERGES)),
-        pair("tokenizer.ggml.bos_token_id", U32, tokens.index("<|endoftext|>")),
-        pair("tokenizer.ggml.eos_token_id", U32, tokens.index("<|im_end|>")),
-        pair("tokenizer.ggml.unknown_token_id", U32, tokens.index("<unk>")),
-        pair("tokenizer.ggml.add_bos_token", BOOL, bos),
+        *tokenizer_pairs(template=template, bos=bos),
         *more,
     ]
-    if template is not None:
-        pairs.append(pair("tokenizer.chat_template", STRING, template))
     tensors = _tensors(len(tokens))
     path.write_bytes(gguf(pairs, tensors, data=_weights(tensors, len(tokens), seed)))
     return path

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from tabagent import wire
-from tabagent.errors import ContextLengthExceeded, InvalidRequest, WrongModelTask
-from tabagent.worker.backend import Counts
-from tabagent.worker.gguf.native import ENGINE, Context, Model
+from tabagent.errors import InvalidRequest, WrongModelTask
+from tabagent.worker.backend import Counts, Work
+from tabagent.worker.gguf import state, vocabulary
+from tabagent.worker.gguf.cells import Cells
+from tabagent.worker.gguf.context import Context
+from tabagent.worker.gguf.native import ENGINE, Model
+from tabagent.worker.gguf.prompt import Prompter
 from tabagent.worker.gguf.sampling import Sampler, model_defaults
-from tabagent.worker.gguf.scheduler import Scheduler, Sequence, finished
-from tabagent.worker.template import ControlTokenGuard, TemplateRenderer
-from tabagent.worker.text import TextStream
+from tabagent.worker.gguf.scheduler import SCORED_ROWS, Drafter, Scheduler
+from tabagent.worker.gguf.sequence import Generation, Prompt, Sequence
+from tabagent.worker.gguf.speculation import DraftModel, PromptLookup
 
-BATCH: Final = 512  # tokens computed at once
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request's tokens, and how many may follow."""
-
-    tokens: list[int]
-    limit: int
-    limit_cause: wire.StopCause
+KEPT: Final = 32  # ended sequences that the next may begin like
 
 
 class GgufBackend:
@@ -34,141 +29,123 @@ class GgufBackend:
 
     def __init__(self) -> None:
         self._model: Model | None = None
-        self._renderer: TemplateRenderer | None = None
+        self._prompter: Prompter | None = None
         self._scheduler: Scheduler | None = None
+        self._state: Path | None = None
 
     def load(self, command: wire.Load, progress: Callable[[float], None]) -> dict[str, Any]:
-        model = Model(command.path, progress)
-        if model.chat_template:
-            self._renderer = TemplateRenderer(model.chat_template)  # starts beside the rest
-        self._guard = ControlTokenGuard(model.control_tokens())
+        model = self._model = Model(command.path, progress, mmap=command.mmap, mlock=command.mlock)
+        self._prompter = Prompter(model, command.n_ctx)
         self._defaults = model_defaults(model)
-        self._n_ctx = command.n_ctx
-        self._context = Context(
+        cuttable = not model.recurrent
+        # A recurrent state is as large for one token as for all: as many copies as slots.
+        kept = KEPT if cuttable else command.slots
+        context = self._context = Context(
             model,
             kv_tokens=max(command.kv_tokens, command.n_ctx),
-            slots=command.slots,
-            batch=BATCH,
+            sequences=command.slots + kept,
+            outputs=command.slots * (1 + command.draft_tokens) + SCORED_ROWS,
             threads=command.threads,
+            threads_batch=command.threads_batch,
+            flash_attention=command.flash_attention,
+            cache_type_k=command.cache_type_k,
+            cache_type_v=command.cache_type_v,
         )
-        self._model = model
+        self._cells = Cells(context, cuttable=cuttable)
         self._scheduler = Scheduler(
-            self._context,
+            context,
+            self._cells,
             command.slots,
-            model.piece,
             frozenset(model.end_tokens),
             command.queue_wait_s,
+            cuttable=cuttable,
+            drafter=self._drafter(command, model),
+            draft_tokens=command.draft_tokens,
         )
-        return {"device": "cpu", "vocabulary": model.n_vocab, "kv_tokens": self._context.kv_tokens}
+        restored = 0
+        if command.state_path:
+            self._state = Path(command.state_path)
+            self._made_by = state.fingerprint(
+                command.path,
+                engine=ENGINE,
+                cache=[command.cache_type_k, command.cache_type_v],
+                kv_tokens=context.kv_tokens,
+            )
+            restored = state.restore(self._state, self._cells, context, self._made_by)
+        return {
+            "device": "cpu",
+            "vocabulary": model.n_vocab,
+            "kv_tokens": context.kv_tokens,
+            "restored_tokens": restored,
+        }
+
+    def _drafter(self, command: wire.Load, model: Model) -> Drafter | None:
+        if command.speculation == "off" or not command.draft_tokens:
+            return None
+        if model.recurrent:
+            raise InvalidRequest(
+                "a recurrent model cannot take a guess back: load it without speculation",
+                param="speculation",
+            )
+        if command.speculation == "ngram":
+            return PromptLookup()
+        if not command.draft_path:
+            raise InvalidRequest("speculation by draft needs a draft model", param="draft_model")
+        return DraftModel(
+            Model(command.draft_path, lambda _: None, mmap=command.mmap, mlock=command.mlock),
+            model,
+            lambda draft: Context(
+                draft,
+                kv_tokens=self._context.kv_tokens,
+                sequences=command.slots,
+                outputs=command.slots,
+                threads=command.threads,
+                threads_batch=command.threads_batch,
+                flash_attention=command.flash_attention,
+            ),
+        )
 
     # ---- beside the engine's thread -------------------------------------------------------------
     def ask(self, command: wire.Render | wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
-        model = self._loaded()
-        match command:
-            case wire.Render():
-                text, tokens = self._render(
-                    command.messages, command.variables, command.add_generation_prompt
-                )
-                return {"text": text, "tokens": tokens}
-            case wire.Tokenize():
-                tokens = model.tokenize(
-                    command.text,
-                    add_special=command.add_special,
-                    parse_special=command.parse_special,
-                )
-                pieces = [model.piece(t, special=True).decode(errors="replace") for t in tokens]
-                return {"tokens": tokens, "pieces": pieces}
-            case wire.Detokenize():
-                for position, token in enumerate(command.tokens):
-                    if not 0 <= token < model.n_vocab:
-                        raise InvalidRequest(
-                            f"token {token} is not in the vocabulary of {model.n_vocab}",
-                            param="tokens",
-                            errors=[
-                                {
-                                    "pointer": f"/tokens/{position}",
-                                    "detail": f"must be 0 to {model.n_vocab - 1}",
-                                }
-                            ],
-                        )
-                data = b"".join(model.piece(token, special=True) for token in command.tokens)
-                return {"text": data.decode(errors="replace")}
-
-    def prepare(self, command: wire.Generate) -> Prepared:
-        model = self._loaded()
-        if command.messages is not None:
-            param = "messages"
-            _, tokens = self._render(command.messages, command.variables, True)
-        else:
-            param = "prompt"
-            text = command.text or ""
-            # `add_special` would also end the prompt where a model's file asks for that.
-            tokens = model.prompt_start + model.tokenize(
-                text, add_special=False, parse_special=False
+        model, prompter = self._loaded()
+        if isinstance(command, wire.Render):
+            text, tokens = prompter.render(
+                command.messages, command.dialogue, command.add_generation_prompt
             )
-        if not tokens:
-            raise InvalidRequest(
-                "the prompt is empty",
-                param=param,
-                errors=[{"pointer": f"/{param}", "detail": "must hold at least one token"}],
-            )
-        room = self._n_ctx - len(tokens)
-        if room < 1:
-            raise ContextLengthExceeded(
-                f"the prompt has {len(tokens)} tokens, the context holds {self._n_ctx} "
-                "and at least one must be left for the answer",
-                prompt_tokens=len(tokens),
-                context_length=self._n_ctx,
-                max_tokens=command.max_tokens,
-            )
-        asked = command.max_tokens
-        if asked is not None and asked <= room:
-            return Prepared(tokens, asked, "length")
-        return Prepared(tokens, room, "context")
+            return {"text": text, "tokens": tokens}
+        return vocabulary.answer(model, command)
 
-    def _render(
-        self, messages: list[dict[str, Any]], variables: dict[str, Any], generation: bool
-    ) -> tuple[str, list[int]]:
-        """The prompt as text, and its tokens: what people wrote is never read as control tokens."""
-        model = self._loaded()
-        if self._renderer is None:
-            raise WrongModelTask("this model has no chat template: use /v1/completions")
-        guarded, mark = self._guard.guard({**variables, "messages": messages})
-        prompt = self._renderer.render(
-            {
-                **guarded,
-                "bos_token": model.bos,
-                "eos_token": model.eos,
-                "add_generation_prompt": generation,
-            }
-        )
-        starts = model.bos != "" and prompt.startswith(model.bos)  # the template did it
-        tokens = [] if starts or not prompt else list(model.prompt_start)
-        for text, special in self._guard.split(prompt, mark):
-            tokens += model.tokenize(text, add_special=False, parse_special=special)
-        return prompt.replace(mark, "") if mark else prompt, tokens
+    def prepare(self, command: Work) -> Prompt:
+        if not isinstance(command, wire.Generate):
+            raise WrongModelTask("this model generates text: it makes no vectors and ranks nothing")
+        return self._loaded()[1].prepare(command)
 
-    def _loaded(self) -> Model:
+    def _loaded(self) -> tuple[Model, Prompter]:
         assert self._model is not None, "the gateway loads before it asks"
-        return self._model
+        assert self._prompter is not None
+        return self._model, self._prompter
 
     # ---- the engine's thread --------------------------------------------------------------------
-    def submit(self, command: wire.Generate, prepared: Prepared) -> None:
+    def submit(self, command: Work, prepared: Prompt) -> None:
         assert self._scheduler is not None
-        self._scheduler.submit(
+        assert isinstance(command, wire.Generate), "`prepare` refuses the others"
+        model, _ = self._loaded()
+        for path, _ in command.loras:
+            model.adapter(path)  # refused now, not in the middle of a batch with others
+        generation = Generation(command, prepared)
+        generation.sequences = [
             Sequence(
-                id=command.id,
-                tokens=list(prepared.tokens),
-                sampler=Sampler(self._loaded(), command.sampling, self._defaults),
-                text=TextStream(command.stop),
-                limit=prepared.limit,
-                limit_cause=prepared.limit_cause,
+                generation,
+                index,
+                Sampler(model, command.sampling, self._defaults, prepared.bias, choice=index),
+                model.piece,
             )
-        )
+            for index in range(command.n)
+        ]
+        self._scheduler.submit(generation)
 
-    def cancel(self, id: int, *, halt: bool) -> wire.Finished | None:
-        sequence = self._scheduler.cancel(id) if self._scheduler else None
-        return finished(sequence, "halted") if sequence and halt else None
+    def cancel(self, id: int, *, halt: bool) -> list[wire.Event]:
+        return self._scheduler.cancel(id, halt=halt) if self._scheduler else []
 
     def step(self) -> list[wire.Event]:
         assert self._scheduler is not None
@@ -185,9 +162,13 @@ class GgufBackend:
         return Counts(scheduler.running, scheduler.waiting, scheduler.steps)
 
     def close(self) -> None:
-        if self._renderer:
-            self._renderer.close()
+        if self._prompter:
+            self._prompter.close()
         if self._scheduler:
+            if self._state:
+                state.save(self._state, self._cells, self._context, self._made_by)
+            self._scheduler.close()
             self._context.close()
         if self._model:
             self._model.close()
+        self._prompter = self._scheduler = self._model = None

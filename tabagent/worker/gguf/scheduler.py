@@ -1,90 +1,82 @@
-"""Many sequences in one context: who gets which slot, and what the next decode step computes.
+"""Many sequences in one context: who runs, and what the next decode step computes.
 
-Every sequence is a list of tokens of which the first `done` are in the KV cache; a step computes
-the next ones for as many sequences as fit. A sequence whose tokens are all computed has logits,
-and gets one token more. Prompts therefore join at any step, in chunks.
+A step computes the next tokens of as many sequences as fit. A sequence whose tokens are all
+computed has logits, and gets one token more. Prompts therefore join at any step, in chunks; what
+another sequence has computed, or is about to, is taken over instead.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from tabagent import wire
-from tabagent.errors import QueueTimeout
+from tabagent.errors import QueueTimeout, TabAgentError
 from tabagent.worker.backend import failed
-from tabagent.worker.gguf.native import Context
-from tabagent.worker.gguf.sampling import Sampler
-from tabagent.worker.text import TextStream
+from tabagent.worker.gguf.cells import Cells
+from tabagent.worker.gguf.context import Adapters, Context
+from tabagent.worker.gguf.sequence import Generation, Sequence
 
-STEP_S: Final = 0.5  # a prefill chunk aims at this, so that a cancel never waits longer
+LONGEST_S: Final = 0.5  # no step aims at more: a cancel, and streams that run, never wait longer
+CHUNK_S: Final = 0.2  # what a prefill chunk aims at where anybody waits for the end of a step
 SMALLEST_CHUNK: Final = 32
 FIRST_CHUNK: Final = 128  # while the speed is not known
+WORTH_WAITING: Final = 32  # tokens that another sequence is about to compute for us
+SCORED_ROWS: Final = 32  # prompt tokens of one batch whose logits are looked at
+MARGIN: Final = 16  # tokens at a prompt's end that the next turn writes differently
 
 
-@dataclass(eq=False)
-class Sequence:
-    """One request: its tokens, how far they are computed, and how its text leaves."""
+class Drafter(Protocol):
+    """Guesses what sequences will say next."""
 
-    id: int
-    tokens: list[int]
-    sampler: Sampler
-    text: TextStream
-    limit: int  # most tokens to generate
-    limit_cause: wire.StopCause  # what it means to reach it
-    prompt_length: int = 0
-    done: int = 0
-    slot: int = -1
-    cached: int = 0
-    queued_at: float = field(default_factory=monotonic)
-    started_at: float = 0.0
-    first_at: float = 0.0
+    def propose(self, sequences: list[Sequence], most: int) -> list[list[int]]:
+        """At most `most` tokens for each sequence."""
 
-    @property
-    def generated(self) -> int:
-        return len(self.tokens) - self.prompt_length
+    def learn(self, sequence: Sequence, guessed: int, right: int) -> None:
+        """How many of the tokens guessed last turned out right."""
 
-    def usage(self) -> wire.Usage:
-        now = monotonic()
-        started = self.started_at or now
-        return wire.Usage(
-            prompt_tokens=self.prompt_length,
-            completion_tokens=self.generated,
-            cached_tokens=self.cached,
-            queued_ms=(started - self.queued_at) * 1e3,
-            prompt_ms=((self.first_at or now) - started) * 1e3,
-            predicted_ms=(now - self.first_at) * 1e3 if self.first_at else 0.0,
-        )
+    def drop(self, sequence: Sequence) -> None:
+        """A sequence has ended."""
+
+    def close(self) -> None:
+        """Give everything back."""
 
 
 @dataclass(slots=True)
-class _Slot:
-    """A sequence id of the context. A free slot keeps its tokens computed: the next may share them."""
+class _Turn:
+    """A sequence's part of a batch: `rows` logits rows, the first at batch index `first`."""
 
-    tokens: list[int] = field(default_factory=list)
-    used_at: float = 0.0
+    sequence: Sequence
+    first: int
+    rows: int
 
 
 class Scheduler:
-    """Runs sequences in `context`. `piece` gives a token's bytes; `ends` are the end tokens."""
+    """Runs generations in `context`, `slots` sequences at once. `ends` are the end tokens."""
 
     def __init__(
         self,
         context: Context,
+        cells: Cells,
         slots: int,
-        piece: Callable[[int], bytes],
         ends: frozenset[int],
         queue_wait_s: float,
+        *,
+        cuttable: bool,
+        drafter: Drafter | None = None,
+        draft_tokens: int = 0,
     ) -> None:
-        self._context, self._piece, self._ends = context, piece, ends
-        self._queue_wait_s = queue_wait_s
-        self._free = {number: _Slot() for number in range(slots)}
+        self._context, self._cells, self._ends = context, cells, ends
+        self._slots, self._queue_wait_s = slots, queue_wait_s
+        self._cuttable = cuttable
+        self._drafter, self._draft_tokens = drafter, draft_tokens
         self._running: list[Sequence] = []  # oldest first
         self._waiting: deque[Sequence] = deque()
         self._speed = 0.0  # prompt tokens a second, smoothed
+        self._spoke_at = 0.0
+        self._last_adapters: Adapters = ()
         self.steps = 0
 
     @property
@@ -99,177 +91,291 @@ class Scheduler:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def submit(self, sequence: Sequence) -> None:
-        sequence.prompt_length = len(sequence.tokens)
-        self._waiting.append(sequence)
+    def submit(self, generation: Generation) -> None:
+        self._waiting.extend(generation.sequences)
 
-    def cancel(self, id_: int) -> Sequence | None:
-        """Take a sequence out, wherever it is; its slot is free at once."""
-        for sequence in (*self._running, *self._waiting):
-            if sequence.id == id_:
-                self._retire(sequence)
-                return sequence
-        return None
+    def cancel(self, id_: int, *, halt: bool) -> list[wire.Event]:
+        """Take a generation out, wherever it is; its slots are free at once.
+
+        With `halt` it ends in order, with what it has said so far.
+        """
+        found = [s for s in (*self._running, *self._waiting) if s.generation.id == id_]
+        if not found:
+            return []
+        generation = found[0].generation
+        pieces: list[wire.Piece] = []
+        for sequence in found:
+            self._retire(sequence)
+            if halt and (piece := sequence.speak("halted")):
+                pieces.append(piece)
+        return [wire.Pieces(pieces), wire.Finished(id_, generation.usage())] if halt else []
 
     def step(self) -> list[wire.Event]:
         """One decode step and its events: Pieces for all, then Finished and Failed."""
         self._admit()
         events = self._expire()
-        batch = self._fill()
-        if not batch:
+        turns = self._compute()
+        if not turns:
             return events
         self.steps += 1
-        pieces: list[tuple[int, str, int]] = []
-        for sequence, index in batch:
-            if index < 0:
-                continue  # its prompt goes on next step
-            event = self._advance(sequence, index, pieces)
-            if event is not None:
-                events.append(event)
+        pieces: list[wire.Piece] = []
+        for turn in turns:
+            if turn.sequence.holder is None:
+                continue  # another choice of its generation has failed meanwhile
+            try:
+                cause = self._advance(turn)
+            except TabAgentError as error:
+                events.append(self._fail(turn.sequence.generation, error))
+                continue
+            piece = turn.sequence.speak(cause)
+            if piece is not None:
+                pieces.append(piece)
+            if cause is not None:
+                self._retire(turn.sequence)
+                if not turn.sequence.generation.sequences:
+                    generation = turn.sequence.generation
+                    events.append(wire.Finished(generation.id, generation.usage()))
         return [wire.Pieces(pieces), *events] if pieces else events
 
-    # ---- slots ----------------------------------------------------------------------------------
+    def close(self) -> None:
+        if self._drafter:
+            self._drafter.close()
+
+    # ---- who runs -------------------------------------------------------------------------------
     def _expire(self) -> list[wire.Event]:
-        """Turn away who waited too long, but none that had begun and lost its place to others."""
+        """Turn away who waited too long, but none that has begun."""
         since = monotonic() - self._queue_wait_s
-        late = [s for s in self._waiting if not s.started_at and s.queued_at <= since]
-        for sequence in late:
-            self._retire(sequence)
+        late = {
+            s.generation: None
+            for s in self._waiting
+            if not s.generation.started_at and s.generation.queued_at <= since
+        }
         error = QueueTimeout(f"no slot came free in {self._queue_wait_s:g} s", retry_after=5)
-        return [failed(sequence.id, error) for sequence in late]
+        return [self._fail(generation, error) for generation in late]
+
+    def _fail(self, generation: Generation, error: TabAgentError) -> wire.Failed:
+        for sequence in list(generation.sequences):
+            self._retire(sequence)
+        return failed(generation.id, error)
 
     def _admit(self) -> None:
-        while self._waiting and self._free and self._fits(self._waiting[0]):
+        while self._waiting and len(self._running) < self._slots and self._fits(self._waiting[0]):
             sequence = self._waiting.popleft()
-            number = max(self._free, key=lambda n: self._worth(self._free[n], sequence))
-            slot = self._free.pop(number)
-            # The last prompt token is computed anew: its logits are needed.
-            shared = min(_common(slot.tokens, sequence.tokens), len(sequence.tokens) - 1)
-            if len(slot.tokens) > shared and not self._context.forget(number, shared):
-                self._context.forget(number)  # this kind of memory is kept whole or not at all
-                shared = 0
-            sequence.slot, sequence.done = number, shared
-            if not sequence.started_at:
-                sequence.started_at, sequence.cached = monotonic(), shared
+            generation = sequence.generation
+            sequence.holder = self._cells.open(sequence.tokens, generation.adapters)
             self._running.append(sequence)
+            self._attach(sequence)
+            if not generation.started_at:
+                generation.started_at = monotonic()
+            if not self._cuttable and not sequence.generated:
+                cut = len(sequence.tokens) - MARGIN
+                if cut > max(sequence.holder.done, MARGIN):
+                    sequence.holder.snapshot_at = cut
 
     def _fits(self, sequence: Sequence) -> bool:
         """Whether it has room beside what runs: else it would be thrown out again at once."""
-        taken = sum(len(other.tokens) for other in self._running)
+        taken = sum(len(other.tokens) - other.shared for other in self._running)
+        taken += max((other.shared for other in self._running), default=0)
         return not taken or taken + len(sequence.tokens) < self._context.kv_tokens
 
-    def _worth(self, slot: _Slot, sequence: Sequence) -> tuple[int, float]:
-        """Most of this prompt wins, then the longest unused.
-
-        A short beginning that all prompts share is not worth another conversation's memory.
-        """
-        shared = _common(slot.tokens, sequence.tokens)
-        same = 2 * shared >= min(len(slot.tokens), len(sequence.tokens))
-        return shared if same else 0, -slot.used_at
+    def _attach(self, sequence: Sequence) -> None:
+        """Begin with what others have computed, or wait for what they are about to."""
+        holder = sequence.holder
+        assert holder is not None
+        sequence.awaits, holder.stalled = None, False
+        if sequence.scores:
+            return  # every token's logits are wanted
+        # The last token is computed anew: its logits are needed.
+        match = self._cells.match(holder, len(sequence.tokens) - 1)
+        if match is None:
+            return
+        if match.coming >= match.ready + WORTH_WAITING:
+            sequence.awaits, holder.stalled = match, True
+            return
+        self._cells.share(match.holder, holder, match.ready)
+        sequence.shared = match.ready
+        if sequence.index == 0 and not sequence.generated:
+            sequence.generation.cached = match.ready
 
     def _retire(self, sequence: Sequence) -> None:
-        sequence.sampler.close()
-        if sequence in self._waiting:
+        sequence.close()
+        sequence.generation.sequences.remove(sequence)
+        if self._drafter:
+            self._drafter.drop(sequence)
+        if sequence.holder is None:
             self._waiting.remove(sequence)
-        else:
-            self._leave(sequence)
-
-    def _leave(self, sequence: Sequence) -> None:
+            return
         self._running.remove(sequence)
-        self._free[sequence.slot] = _Slot(sequence.tokens[: sequence.done], monotonic())
-        sequence.slot = -1
+        self._cells.keep(sequence.holder)
+        sequence.holder = None
 
     def _make_room(self) -> bool:
-        """Free KV cells: first what idle slots remember, then the youngest running sequence."""
-        idle = [(slot.used_at, number) for number, slot in self._free.items() if slot.tokens]
-        if idle:
-            self._drop(min(idle)[1])
+        """Free KV cells: first what nobody runs, then the youngest running sequence."""
+        if self._cells.make_room():
             return True
         if len(self._running) < 2:
             return False
-        youngest = self._running[-1]
-        number = youngest.slot
-        self._leave(youngest)
-        self._drop(number)
+        youngest = self._running.pop()
+        assert youngest.holder is not None
+        self._cells.drop(youngest.holder)
+        youngest.holder, youngest.awaits, youngest.shared = None, None, 0
         self._waiting.appendleft(youngest)  # its tokens are kept and computed again later
         return True
 
-    def _drop(self, number: int) -> None:
-        self._context.forget(number)
-        self._free[number].tokens = []
-
     # ---- one step -------------------------------------------------------------------------------
-    def _fill(self) -> list[tuple[Sequence, int]]:
-        """Decode a batch; (sequence, index of its logits or -1) for each that is in it."""
+    def _compute(self) -> list[_Turn]:
+        """Decode a batch; what each sequence in it has coming."""
         while self._running:
+            self._catch_up()
             began = monotonic()
-            undo = [(sequence, sequence.done) for sequence in self._running]
-            batch, prompt_tokens = self._build()
+            done = [(s, s.holder.done) for s in self._running if s.holder]
+            turns, prompt_tokens = self._build()
             if self._context.decode():
-                if prompt_tokens >= SMALLEST_CHUNK:
-                    speed = prompt_tokens / max(monotonic() - began, 1e-6)
-                    self._speed = speed if not self._speed else (self._speed * 3 + speed) / 4
-                return batch
-            for sequence, before in undo:
-                sequence.done = before
+                self._note_speed(prompt_tokens, monotonic() - began)
+                for turn in turns:
+                    holder = turn.sequence.holder
+                    if holder and holder.done == holder.snapshot_at > 0:
+                        holder.snapshot_at = 0
+                        self._cells.snapshot(holder)
+                return turns
+            for sequence, before in done:
+                if sequence.holder:
+                    sequence.holder.done = before
             if not self._make_room():
                 raise RuntimeError("one sequence does not fit into the KV cache")
         return []
 
-    def _build(self) -> tuple[list[tuple[Sequence, int]], int]:
-        context = self._context
-        context.clear_batch()
-        room = context.batch_size - len(self._running)
-        chunk = int(self._speed * STEP_S) if self._speed else FIRST_CHUNK
-        budget = min(room, max(SMALLEST_CHUNK, chunk))
-        batch: list[tuple[Sequence, int]] = []
-        prompt_tokens = 0
+    def _catch_up(self) -> None:
+        """Let those go on whose beginning is computed now, or will not be by whom they thought."""
         for sequence in self._running:
-            left = len(sequence.tokens) - sequence.done
-            take = left if left == 1 else min(left, budget)
-            if take <= 0:
-                continue
-            if left > 1:
-                budget -= take
-                prompt_tokens += take
-            tokens = sequence.tokens[sequence.done : sequence.done + take]
-            index = context.add(sequence.slot, sequence.done, tokens, logits=take == left)
-            sequence.done += take
-            batch.append((sequence, index if take == left else -1))
-        return batch, prompt_tokens
+            awaited = sequence.awaits
+            if awaited and (not awaited.holder.running or awaited.holder.done >= awaited.coming):
+                self._attach(sequence)
 
-    def _advance(
-        self, sequence: Sequence, index: int, pieces: list[tuple[int, str, int]]
-    ) -> wire.Event | None:
-        """Give a sequence its next token; what ends it, if that does."""
-        token = sequence.sampler.sample(self._context, index)
-        sequence.first_at = sequence.first_at or monotonic()
-        cause: wire.StopCause | None = None
-        if token in self._ends:
-            cause, text = "eos", sequence.text.flush()
+    def _note_speed(self, tokens: int, seconds: float) -> None:
+        if tokens >= SMALLEST_CHUNK:
+            speed = tokens / max(seconds, 1e-6)
+            self._speed = speed if not self._speed else (self._speed * 3 + speed) / 4
+
+    def _build(self) -> tuple[list[_Turn], int]:
+        group = self._group()
+        self._context.begin(self._last_adapters)
+        speaking = [s for s in group if s.left == 1 and not s.scores]
+        reading = [s for s in group if s.left > 1 or s.scores]
+        if speaking and reading and self._soon_read(reading):
+            speaking = []
         else:
-            sequence.tokens.append(token)
-            text = sequence.text.feed(self._piece(token))
-            if sequence.generated >= sequence.limit:
-                cause = sequence.limit_cause
-                text += sequence.text.flush()
-            if sequence.text.stopped:
-                cause = "stop"
-        if text:
-            pieces.append((sequence.id, text, sequence.generated))
-        if cause is None:
-            return None
-        self._retire(sequence)
-        return finished(sequence, cause)
+            self._spoke_at = monotonic()
+        turns = self._add_speaking(speaking)
+        room = self._context.batch_size - sum(turn.rows for turn in turns)
+        alone = len(reading) == 1 and not speaking
+        chunk = int(self._speed * (LONGEST_S if alone else CHUNK_S)) if self._speed else FIRST_CHUNK
+        budget = min(room, max(SMALLEST_CHUNK, chunk))
+        prompt_tokens = 0
+        for sequence, take in self._portions(reading, budget):
+            turns.append(self._add_reading(sequence, take))
+            prompt_tokens += take
+        return turns, prompt_tokens
 
+    def _soon_read(self, reading: list[Sequence]) -> bool:
+        """Whether all prompts can be read before a running stream would be missed.
 
-def finished(sequence: Sequence, cause: wire.StopCause) -> wire.Finished:
-    reason: wire.FinishReason = "length" if cause in ("length", "context") else "stop"
-    return wire.Finished(sequence.id, reason, cause, sequence.usage())
+        First tokens come soonest when nothing else is computed until then.
+        """
+        work = sum(sequence.left for sequence in reading)
+        return monotonic() - self._spoke_at < LONGEST_S and work < self._speed * LONGEST_S
 
+    def _group(self) -> list[Sequence]:
+        """Who can be computed together: those with the same adapters, each kind in its turn."""
+        ready = [s for s in self._running if s.awaits is None]
+        kinds = list(dict.fromkeys(s.generation.adapters for s in ready))
+        if self._last_adapters in kinds:
+            self._last_adapters = kinds[(kinds.index(self._last_adapters) + 1) % len(kinds)]
+        else:
+            self._last_adapters = kinds[0]
+        return [s for s in ready if s.generation.adapters == self._last_adapters]
 
-def _common(a: list[int], b: list[int]) -> int:
-    """Length of the longest common beginning."""
-    if a[: len(b)] == b[: len(a)]:
-        return min(len(a), len(b))
-    return next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    def _add_speaking(self, sequences: list[Sequence]) -> list[_Turn]:
+        """Each one's last token and, where somebody guesses, what may follow it."""
+        drafts: list[list[int]] = [[] for _ in sequences]
+        if self._drafter and self._cuttable and sequences:
+            drafts = self._drafter.propose(sequences, self._draft_tokens)
+        turns: list[_Turn] = []
+        for sequence, draft in zip(sequences, drafts, strict=True):
+            holder = sequence.holder
+            assert holder is not None
+            sequence.draft = draft = draft[: max(0, sequence.room - 1)]
+            rows = 1 + len(draft)
+            last = self._context.add(
+                holder.id, holder.done, [sequence.tokens[-1], *draft], logits=rows
+            )
+            holder.done += 1
+            turns.append(_Turn(sequence, last - len(draft), rows))
+        return turns
+
+    def _portions(self, reading: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
+        """Half of the budget is for the oldest, the rest for who needs least: nobody starves, and
+        a short question does not wait for a long text.
+        """
+        takes: list[tuple[Sequence, int]] = []
+        rows = SCORED_ROWS
+        for sequence in [*reading[:1], *sorted(reading[1:], key=lambda s: s.left)]:
+            holder = sequence.holder
+            assert holder is not None
+            first = not takes and len(reading) > 1
+            take = min(
+                sequence.left, max(budget // 2, min(budget, SMALLEST_CHUNK)) if first else budget
+            )
+            if holder.snapshot_at > holder.done:
+                take = min(take, holder.snapshot_at - holder.done)
+            if sequence.scores:
+                take = min(take, rows)
+                rows -= take
+            if take > 0:
+                takes.append((sequence, take))
+                budget -= take
+        return takes
+
+    def _add_reading(self, sequence: Sequence, take: int) -> _Turn:
+        holder = sequence.holder
+        assert holder is not None
+        last = take == sequence.left
+        rows = take if sequence.scores else int(last)
+        tokens = sequence.tokens[holder.done : holder.done + take]
+        index = self._context.add(holder.id, holder.done, tokens, logits=rows)
+        holder.done += take
+        return _Turn(sequence, index - rows + 1, rows)
+
+    def _advance(self, turn: _Turn) -> wire.StopCause | None:
+        """Give a sequence its next tokens; what ends it, if that does."""
+        sequence, holder, rows = turn.sequence, turn.sequence.holder, range(turn.rows)
+        assert holder is not None
+        if sequence.scores:
+            start = holder.done - turn.rows
+            for row in rows:
+                sequence.score(start + row, self._context.logits(turn.first + row))
+            if sequence.left:
+                return None
+            sequence.scores = False
+            rows = rows[-1:]
+        draft, sequence.draft = sequence.draft, []
+        cause: wire.StopCause | None = None
+        right = 0
+        for row in rows:
+            token = sequence.draw(self._context.logits(turn.first + row))
+            cause = sequence.append(token, self._ends)
+            # A guess that was right is computed already; what follows a wrong one is not.
+            if cause or row >= len(draft) or draft[row] != token or sequence.left > right + 1:
+                break
+            right += 1
+        if draft:
+            generation = sequence.generation
+            generation.drafted += len(draft)
+            generation.accepted += right
+            assert self._drafter is not None
+            self._drafter.learn(sequence, len(draft), right)
+            computed = holder.done + len(draft)
+            holder.done += right
+            if holder.done < computed and not self._context.forget(holder.id, holder.done):
+                raise RuntimeError("this memory cannot be cut")
+        return cause

@@ -43,28 +43,28 @@ def user(text: str) -> list[dict[str, Any]]:
 def test_max_tokens_is_kept_and_reported(engine: Engine) -> None:
     for limit in (1, 2, 17):
         told = engine.say("hello", max_tokens=limit)
-        assert (told.finished.reason, told.finished.cause) == ("length", "length")
+        assert (told.reason, told.cause) == ("length", "length")
         assert told.usage.completion_tokens == limit
         assert told.counts == list(range(1, limit + 1))
 
 
 def test_the_context_ends_a_generation_that_has_no_other_end(engine: Engine) -> None:
     told = engine.say("hello there")
-    assert (told.finished.reason, told.finished.cause) == ("length", "context")
+    assert (told.reason, told.cause) == ("length", "context")
     assert told.usage.prompt_tokens + told.usage.completion_tokens == 256
 
 
 def test_the_last_token_that_fits_is_the_callers_limit_not_the_contexts(engine: Engine) -> None:
     prompt = "abc"
     room = 256 - len(engine.tokens(prompt))
-    assert engine.say(prompt, max_tokens=room).finished.cause == "length"
-    assert engine.say(prompt, max_tokens=room + 1).finished.cause == "context"
+    assert engine.say(prompt, max_tokens=room).cause == "length"
+    assert engine.say(prompt, max_tokens=room + 1).cause == "context"
 
 
 def test_a_prompt_that_leaves_one_token_gets_one(engine: Engine) -> None:
     told = engine.say("!" * 255)
     assert told.usage.prompt_tokens == 255
-    assert (told.usage.completion_tokens, told.finished.cause) == (1, "context")
+    assert (told.usage.completion_tokens, told.cause) == (1, "context")
 
 
 @pytest.mark.parametrize("length", [256, 257, 3000])
@@ -98,7 +98,7 @@ def test_a_stop_string_ends_it_and_is_not_sent(engine: Engine) -> None:
         stop = whole[at : at + length]
         told = engine.say("hello", max_tokens=60, stop=[stop, "never said"])
         assert told.text == whole.partition(stop)[0]
-        assert (told.finished.reason, told.finished.cause) == ("stop", "stop")
+        assert (told.reason, told.cause) == ("stop", "stop")
         assert told.usage.completion_tokens < 60
 
 
@@ -106,18 +106,18 @@ def test_a_stop_string_that_only_begins_is_sent_in_the_end(engine: Engine) -> No
     whole = engine.say("hello", max_tokens=30).text
     told = engine.say("hello", max_tokens=30, stop=[whole[-4:] + "and more"])
     assert told.text == whole
-    assert told.finished.cause == "length"
+    assert told.cause == "length"
 
 
 def test_the_end_token_ends_it_and_shows_nothing(engine: Engine) -> None:
     found = None
     for seed in range(200):
         told = engine.say("hello", sampling={"ignore_eos": False, "temperature": 2.0, "seed": seed})
-        if told.finished.cause == "eos":
+        if told.cause == "eos":
             found = told
             break
     assert found
-    assert found.finished.reason == "stop"
+    assert found.reason == "stop"
     assert "<|" not in found.text
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
-import llama_cpp.llama_cpp as C
 import pytest
 
 from tabagent import wire
@@ -24,18 +24,18 @@ PROMPTS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole floats and plain attention: what differs then is a mistake and no rounding."""
-    usual = C.llama_context_default_params
+EXACT = {"flash_attention": "off", "cache_type_k": "f32", "cache_type_v": "f32"}
+"""Whole floats and plain attention: what differs then is a mistake and no rounding."""
 
-    def exact() -> C.llama_context_params:
-        params = usual()
-        params.type_k = params.type_v = C.GGML_TYPE_F32
-        params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        return params
 
-    monkeypatch.setattr(C, "llama_context_default_params", exact)
+@pytest.fixture
+def start(start: Start) -> Start:
+    return partial(start, **EXACT)
+
+
+@pytest.fixture
+def engine(start: Start) -> Engine:
+    return start()
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_cancelling_frees_the_slot_at_once(start: Start) -> None:
     running, waiting = engine.submit("hello"), engine.submit("the the", max_tokens=5)
     for _ in range(3):
         engine.step()
-    assert engine.backend.cancel(running, halt=False) is None
+    assert engine.backend.cancel(running, halt=False) == []
     assert engine.slots_used == 0
     engine.run()
     assert engine.told[running].end is None
@@ -98,9 +98,8 @@ def test_cancelling_in_the_middle_of_a_prompt_frees_the_slot(start: Start, alone
     long = engine.submit("!" * 200)
     engine.step()
     assert engine.told[long].counts == []
-    end = engine.backend.cancel(long, halt=True)
-    assert end is not None
-    assert (end.cause, end.usage.completion_tokens) == ("halted", 0)
+    halted = engine.halt(long)
+    assert (halted.cause, halted.usage.completion_tokens) == ("halted", 0)
     assert engine.slots_used == 0
     assert engine.say("abc", max_tokens=40).text == alone.say("abc", max_tokens=40).text
     again = engine.say("!" * 200, max_tokens=30)
@@ -111,14 +110,13 @@ def test_a_halted_request_tells_how_far_it_came(engine: Engine) -> None:
     id_ = engine.submit("hello")
     for _ in range(6):
         engine.step()
-    end = engine.backend.cancel(id_, halt=True)
-    assert end is not None
-    assert end.usage.completion_tokens == engine.told[id_].counts[-1] == 6
+    halted = engine.halt(id_)
+    assert halted.usage.completion_tokens == halted.counts[-1] == 6
     assert not engine.backend.busy
 
 
 def test_cancelling_what_is_not_there_is_nothing(engine: Engine) -> None:
-    assert engine.backend.cancel(99, halt=True) is None
+    assert engine.backend.cancel(99, halt=True) == []
 
 
 def test_who_waits_can_be_cancelled(start: Start) -> None:
@@ -126,9 +124,7 @@ def test_who_waits_can_be_cancelled(start: Start) -> None:
     engine.submit("hello", max_tokens=5)
     engine.step()
     waiting = engine.submit("hello")
-    end = engine.backend.cancel(waiting, halt=True)
-    assert end is not None
-    assert end.usage.completion_tokens == 0
+    assert engine.halt(waiting).usage.completion_tokens == 0
     assert engine.backend.counts().waiting == 0
 
 
@@ -142,7 +138,7 @@ def test_no_slot_is_lost_in_a_storm_of_requests_and_cancels(start: Start, alone:
             open_ids.append(engine.submit(prompt, max_tokens=draw.randint(1, 120)))
         if open_ids and draw.random() < 0.3:
             id_ = open_ids.pop(draw.randrange(len(open_ids)))
-            engine.backend.cancel(id_, halt=draw.random() < 0.5)
+            engine.halt(id_) if draw.random() < 0.5 else engine.backend.cancel(id_, halt=False)
         engine.step()
     engine.run()
     assert all(engine.told[id_].end for id_ in open_ids)
@@ -235,7 +231,7 @@ def test_full_contexts_one_after_another_fit_into_room_for_one(start: Start) -> 
     engine = start(slots=4, kv_tokens=256)
     ids = [engine.submit(prompt) for prompt in PROMPTS[:4]]
     engine.run()
-    assert {engine.told[id_].finished.cause for id_ in ids} == {"context"}
+    assert {engine.told[id_].cause for id_ in ids} == {"context"}
 
 
 def test_a_step_never_computes_more_than_the_context_takes_at_once(start: Start) -> None:
@@ -255,10 +251,10 @@ def test_losing_a_place_costs_little_work(start: Start) -> None:
     context = engine.backend._context
     computed, add = 0, context.add
 
-    def counted(sequence: int, at: int, tokens: list[int], *, logits: bool) -> int:
+    def counted(sequence: int, at: int, tokens: list[int], logits: int) -> int:
         nonlocal computed
         computed += len(tokens)
-        return add(sequence, at, tokens, logits=logits)
+        return add(sequence, at, tokens, logits)
 
     context.add = counted  # type: ignore[method-assign,assignment]  # to count
     ids = [engine.submit("!" * 60, max_tokens=100) for _ in range(4)]

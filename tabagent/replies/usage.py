@@ -1,29 +1,29 @@
-"""Parts of replies that several services share, and the function that runs a generation."""
+"""Token counts and times of a generation."""
 
 from __future__ import annotations
-
-from collections.abc import AsyncGenerator, Callable
-from typing import Protocol
 
 from pydantic import Field
 
 from tabagent import wire
-from tabagent.catalog.models import Model, Task
-from tabagent.operation import Call, Reply
+from tabagent.operation import Reply
 
 
-class Run(Protocol):
-    """Runs one generation: yields (text, tokens so far), at last Finished."""
-
-    def __call__(
-        self, call: Call, model: Model, task: Task, build: Callable[[int], wire.Generate]
-    ) -> AsyncGenerator[tuple[str, int] | wire.Finished, None]: ...
+def absent(value: object) -> bool:
+    return value is None
 
 
 class PromptDetails(Reply):
     """Where the prompt's tokens came from."""
 
     cached_tokens: int = Field(description="Prompt tokens that had been computed before.")
+
+
+class CompletionDetails(Reply):
+    """What the generated tokens were."""
+
+    reasoning_tokens: int
+    accepted_prediction_tokens: int = Field(description="Guessed by speculation, rightly.")
+    rejected_prediction_tokens: int = Field(description="Guessed by speculation, wrongly.")
 
 
 class TokenUsage(Reply):
@@ -33,6 +33,7 @@ class TokenUsage(Reply):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
 
 
 class Timings(Reply):
@@ -42,6 +43,12 @@ class Timings(Reply):
     prompt_ms: float
     predicted_ms: float
     predicted_per_second: float | None = Field(description="Tokens a second after the first.")
+    draft_n: int | None = Field(
+        None, description="Tokens that speculation guessed, if it ran.", exclude_if=absent
+    )
+    draft_n_accepted: int | None = Field(
+        None, description="How many of them were right.", exclude_if=absent
+    )
 
 
 def token_usage(usage: wire.Usage) -> TokenUsage:
@@ -50,6 +57,11 @@ def token_usage(usage: wire.Usage) -> TokenUsage:
         completion_tokens=usage.completion_tokens,
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
         prompt_tokens_details=PromptDetails(cached_tokens=usage.cached_tokens),
+        completion_tokens_details=CompletionDetails(
+            reasoning_tokens=usage.reasoning_tokens,
+            accepted_prediction_tokens=usage.accepted_tokens,
+            rejected_prediction_tokens=usage.drafted_tokens - usage.accepted_tokens,
+        ),
     )
 
 
@@ -61,4 +73,6 @@ def timings(usage: wire.Usage) -> Timings:
         prompt_ms=round(usage.prompt_ms, 2),
         predicted_ms=round(usage.predicted_ms, 2),
         predicted_per_second=round(rate, 2) if rate else None,
+        draft_n=usage.drafted_tokens or None,
+        draft_n_accepted=usage.accepted_tokens if usage.drafted_tokens else None,
     )

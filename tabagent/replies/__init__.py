@@ -1,0 +1,1 @@
+"""What several services answer with, and how a generation becomes events and replies."""

@@ -1,0 +1,200 @@
+"""OpenAI embeddings: texts as vectors, and the models that make them."""
+
+from __future__ import annotations
+
+from array import array
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from tabagent import wire
+from tabagent.catalog.models import Model, Task
+from tabagent.engine.pooling import Ask
+from tabagent.errors import EmbeddingModelNotAvailable, WrongModelTask
+from tabagent.operation import Call, NoParameters, Reply, Request
+from tabagent.parameters import Meaningless, Whole, unsupported
+
+MOST_INPUTS = 256
+
+Resolve = Callable[[str | None, Task], Awaitable[Model | None]]
+"""The model that a request names; one for the task when it names none, or None."""
+
+
+def _texts(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise ValueError("must be a text or a list of texts")
+    first = value[0] if isinstance(value, list) and value else None
+    if isinstance(first, int | list):
+        raise ValueError(
+            "token ids belong to another model's vocabulary: send text "
+            "(in langchain: check_embedding_ctx_length=False)"
+        )
+    return value
+
+
+def _no_split(value: Any) -> Any:
+    if value == "split":
+        raise unsupported('a vector for each part is not made yet: send "error" or "end"')
+    return value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Input = Annotated[
+    Annotated[Text, Tag("text")]
+    | Annotated[list[Text], Field(min_length=1, max_length=MOST_INPUTS), Tag("list")],
+    Discriminator(lambda value: "list" if isinstance(value, list) else "text"),
+    BeforeValidator(_texts),
+]
+
+
+class EmbeddingRequest(Request):
+    """Texts to turn into vectors. All inputs together may have 65,536 tokens."""
+
+    model_config = {
+        "json_schema_extra": {"examples": [{"input": ["How do I pull a model?", "Hello"]}]}
+    }
+
+    model: str | None = Field(
+        None,
+        max_length=200,
+        description="Model id; left out: the selected model if it makes embeddings, else one that does.",
+    )
+    input: Input = Field(description="A text, or up to 256. Special tokens in it are text.")
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="`float` when left out; `base64` is that of little-endian 32-bit floats."
+    )
+    dimensions: Whole | None = Field(
+        None,
+        ge=1,
+        description="Keep the first so many numbers and normalise again; for models trained so (Matryoshka).",
+    )
+    truncate: Annotated[Literal["error", "end"], BeforeValidator(_no_split)] = Field(
+        "error",
+        description="What becomes of a text that the model cannot read at once: `end` cuts it.",
+    )
+    user: Meaningless = None
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class Embedding(Reply):
+    """One vector, of length 1."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(Reply):
+    """What was read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(Reply):
+    """The vectors, in the order of the inputs."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self.__dict__, enc_hook=vars)
+
+
+class EmbeddingModel(Reply):
+    """A model that makes vectors."""
+
+    id: str
+    object: Literal["model"] = "model"
+    dimensions: int = Field(description="Numbers in a vector.")
+    context_length: int = Field(description="Tokens of the longest text.")
+    pooling: wire.Pooling | None = Field(
+        description="How the tokens of a text become one vector; `mean` where the file says nothing."
+    )
+    size_bytes: int
+    quantization: str
+    loaded: bool
+
+
+class EmbeddingModelList(Reply):
+    """All models that make vectors."""
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingModel]
+
+
+class Embeddings:
+    """`resolve` finds a model, `ask` asks its worker, `listed` has all models and which are loaded."""
+
+    def __init__(
+        self,
+        resolve: Resolve,
+        ask: Ask,
+        listed: Callable[[], Awaitable[list[tuple[Model, bool]]]],
+    ) -> None:
+        self._resolve, self._ask, self._listed = resolve, ask, listed
+
+    async def create(self, request: EmbeddingRequest, call: Call) -> EmbeddingList:
+        """Turn texts into vectors, as OpenAI's embeddings.
+
+        Vectors have length 1. A text that is longer than the model reads at once is refused, or cut
+        when `truncate` says so. Texts that wait together are computed together, whoever sent them.
+        """
+        model = await self._resolve(request.model, "embedding")
+        if model is None:
+            raise EmbeddingModelNotAvailable("there is no embedding model here", param="model")
+        if model.problem is None and model.task != "embedding":
+            raise WrongModelTask(
+                f"{model.id} makes no embeddings: GET /v1/embedding-models lists those that do",
+                param="model",
+            )
+        answer = await self._ask(
+            model,
+            lambda id_: wire.Embed(
+                id_, request.texts, request.truncate == "end", dimensions=request.dimensions
+            ),
+        )
+        form = _base64 if request.encoding_format == "base64" else _floats
+        total = sum(answer["tokens"])
+        return EmbeddingList.model_construct(
+            data=[
+                Embedding.model_construct(index=index, embedding=form(vector))
+                for index, vector in enumerate(answer["vectors"])
+            ],
+            model=model.id,
+            usage=EmbeddingUsage.model_construct(prompt_tokens=total, total_tokens=total),
+        )
+
+    async def models(self, request: NoParameters, call: Call) -> EmbeddingModelList:
+        """List the models that make vectors."""
+        return EmbeddingModelList(
+            data=[
+                EmbeddingModel(
+                    id=model.id,
+                    dimensions=model.embedding_length,
+                    context_length=model.context_length,
+                    pooling=model.pooling,
+                    size_bytes=model.size_bytes,
+                    quantization=model.quantisation,
+                    loaded=loaded,
+                )
+                for model, loaded in await self._listed()
+                if model.task == "embedding" and model.problem is None
+            ]
+        )
+
+
+def _floats(vector: bytes) -> list[float]:
+    return array("f", vector).tolist()
+
+
+def _base64(vector: bytes) -> str:
+    return b64encode(vector).decode()
