@@ -209,6 +209,19 @@ def test_one_call_is_one_call(template: MakeTemplate, qwen: Tokens, answer: Answ
     assert not qwen.begins(grammar_of(made, dialogue), answer.text)
 
 
+@pytest.mark.parametrize("name", ["llama-3.1", "gpt-oss"])
+def test_families_of_one_call_are_held_to_one(
+    template: MakeTemplate, qwen: Tokens, name: str
+) -> None:
+    made = template(name)
+    grammar = grammar_of(made, REQUIRED)
+    one = as_written(made, [{"name": "now", "arguments": {}}])
+    call = f" to=functions.now{one}" if name == "gpt-oss" else one
+    assert qwen.allows(grammar, call)
+    for between in ("", "; ", "\n", ", "):
+        assert not qwen.begins(grammar, f"{call}{between}{one}")
+
+
 def test_a_spelled_trigger_is_held_where_it_is_a_control_token_too(
     template: MakeTemplate, reserved: Tokens
 ) -> None:
@@ -284,6 +297,7 @@ def test_a_named_call_to_nothing_is_refused(template: MakeTemplate) -> None:
         ("glm-4.5", None, "\n<think>Hm</think>\n"),
         ("seed-oss", None, "<seed:think>Hm</seed:think>\n"),
         ("command-r7b", True, "<|START_THINKING|>Hm<|END_THINKING|>"),
+        ("llama-3.1", None, ""),
     ],
 )
 def test_reasoning_comes_before_calls_and_answers(
@@ -300,6 +314,24 @@ def test_reasoning_comes_before_calls_and_answers(
     assert tokens.allows(grammar_of(made, either, ANSWER), thoughts + '{"sum": 3}')
     assert tokens.allows(grammar_of(made, either, ANSWER), thoughts + call)
     assert not tokens.begins(grammar_of(made, either, ANSWER), thoughts + "Hello")
+
+
+@pytest.mark.parametrize(
+    ("name", "thoughts", "text"),
+    [
+        ("qwen3", "<think>\n{}\n</think>\n\n", "<tool_call>"),
+        ("glm-4.5", "\n<think>{}</think>\n", "<tool_call>"),
+        ("magistral", "[THINK]{}[/THINK]", "[TOOL_CALLS]"),
+        ("seed-oss", "<seed:think>{}</seed:think>", "<seed:tool_call>"),
+        ("deepseek-r1", "{}</think>", "<｜tool▁calls▁begin｜>"),
+    ],
+)
+def test_what_begins_calls_begins_none_in_thoughts(
+    template: MakeTemplate, qwen: Tokens, name: str, thoughts: str, text: str
+) -> None:
+    grammar = grammar_of(template(name), AUTO)
+    assert qwen.allows(grammar, thoughts.format(f"Shall I write {text} here?") + "No.")
+    assert not qwen.begins(grammar, thoughts.format("Hm.") + f"{text} here?")
 
 
 @pytest.mark.parametrize("name", ["deepseek-r1", "nemotron-nano", "minimax-m2"])

@@ -90,6 +90,17 @@ def test_a_value_is_held_to_its_schema(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_a_text_that_is_too_short_does_not_go_on_behind_its_end(
+    template: MakeTemplate, qwen: Tokens, name: str
+) -> None:
+    made = template(name)
+    grammar = source(made, asking(of({"type": "string", "minLength": 30})))
+    long, short = written(made, x="a" * 30), written(made, x="a")
+    assert qwen.allows(grammar, long)
+    assert not qwen.begins(grammar, f"{short}{'a' * 30}")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_arguments_come_in_order_and_optional_ones_may_be_left_out(
     template: MakeTemplate, qwen: Tokens, name: str
 ) -> None:

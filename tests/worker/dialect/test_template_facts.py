@@ -116,6 +116,16 @@ def test_a_template_that_tells_of_tools_in_an_unknown_syntax_is_told_in_words() 
     assert told(found(source)) == ("generic", False, None, None, ())
 
 
+def test_a_template_that_does_not_end_its_calls_is_not_followed() -> None:
+    source = (
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}"
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ c.function.name }}<｜tool▁sep｜>"
+        "{{ c.function.arguments | tojson }}<｜tool▁call▁end｜>END{% endfor %}{% endfor %}"
+    )
+    assert found(source.replace("END", "<｜tool▁calls▁end｜>")).name == "deepseek-v3.1"
+    assert found(source.replace("END", "")).name == "generic"
+
+
 def test_a_template_that_renders_nothing_is_known_by_its_text() -> None:
     source = '{{ raise() }}<tool_call>{"arguments"}{{ tools }}<think></think>{{ enable_thinking }}'
     assert told(found(source)) == ("hermes", True, "<think>", "enable_thinking", ())
