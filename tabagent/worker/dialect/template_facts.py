@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -26,6 +28,7 @@ from tabagent.worker.dialect.shape import MARKER
 Probe = Callable[[dict[str, Any]], str]
 """Renders the template with these variables; raises ChatTemplateRejected where it does."""
 
+EXAMINATION_S: Final = 10.0
 EFFORTS: Final = ("minimal", "low", "medium", "high", "xhigh")
 HARMONY_EFFORTS: Final = ("low", "medium", "high")
 SWITCHES: Final[tuple[tuple[str, Any, Any], ...]] = (
@@ -79,7 +82,9 @@ class TemplateFacts:
     words: frozenset[str] = frozenset()  # all its names, of variables too
 
     @classmethod
-    def of(cls, template: str, probe: Probe | None) -> TemplateFacts:
+    def of(
+        cls, template: str, probe: Probe | None, clock: Callable[[], float] = time.monotonic
+    ) -> TemplateFacts:
         """From the template's text, and where `probe` is given from what it renders."""
         syntax, reasoning = syntax_named_by(template), reasoning_named_by(template)
         key = next((key for key, pattern in _KEYS if re.search(pattern, template)), None)
@@ -90,7 +95,7 @@ class TemplateFacts:
         efforts: tuple[str, ...] = ()
         if reasoning and "reasoning_effort" in words:
             efforts = HARMONY_EFFORTS if syntax is HARMONY else EFFORTS
-        examined = _Examination(probe) if probe else None
+        examined = _Examination(probe, clock) if probe else None
         if examined and examined.render([_USER]) is not None:
             facts = replace(plain, system=examined.takes_system())
             facts = examined.calls(facts, syntax) if syntax else facts
@@ -111,19 +116,27 @@ def _written_in(facts: TemplateFacts, syntax: Syntax, *, tools: bool) -> Templat
 
 
 class _Examination:
-    def __init__(self, probe: Probe) -> None:
+    """Renders for EXAMINATION_S at most: a template can take its time with every single one."""
+
+    def __init__(self, probe: Probe, clock: Callable[[], float]) -> None:
         self._probe = probe
+        self._clock = clock
+        self._until = math.inf  # from the first on, which may have to wait for a process
 
     def render(
         self, messages: list[dict[str, Any]], *, generation: bool = True, **variables: Any
     ) -> str | None:
         """The prompt, or None where the template rejects it."""
+        if self._clock() > self._until:
+            return None
         try:
             return self._probe(
                 {**variables, "messages": messages, "add_generation_prompt": generation}
             )
         except ChatTemplateRejected:
             return None
+        finally:
+            self._until = min(self._until, self._clock() + EXAMINATION_S)
 
     def takes_system(self) -> bool:
         text = self.render([{"role": "system", "content": _TEXT}, _USER])

@@ -9,6 +9,7 @@ import pytest
 from tabagent.errors import ChatTemplateRejected
 from tabagent.worker.dialect.dialect import Dialect
 from tabagent.worker.dialect.families import SYNTAXES
+from tabagent.worker.dialect.template_facts import TemplateFacts
 from tests.worker.dialect.conftest import NAMES, TEMPLATES, MakeTemplate
 
 # name, tells of tools, reasoning, switch, efforts
@@ -145,3 +146,18 @@ def test_efforts_are_those_that_make_a_difference() -> None:
     assert len(found(f"<think></think>{printed}{TALK}").efforts) == 5
     assert found(f"<think></think>{{# reasoning_effort #}}{TALK}").efforts == ()
     assert found(f"{{{{ reasoning_effort }}}}{TALK}").efforts == ()  # and no reasoning
+
+
+def test_a_template_that_takes_its_time_is_not_examined_for_long() -> None:
+    now, renders = 0.0, 0
+
+    def probe(variables: dict[str, Any]) -> str:
+        nonlocal now, renders
+        renders += 1
+        now += 2.0 if renders > 1 else 100.0  # the first waits for its process
+        return ""
+
+    source = (TEMPLATES / "qwen3.jinja").read_text()
+    facts = TemplateFacts.of(source, probe, clock=lambda: now)
+    assert renders == 7
+    assert facts.syntax.name == "generic"
