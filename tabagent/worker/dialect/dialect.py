@@ -112,7 +112,8 @@ class Dialect:
         param = "enable_thinking" if effort is None else "reasoning_effort"
         if self.reasoning is None:
             raise UnsupportedParameter("this model does not reason before it answers", param=param)
-        if self._facts.syntax is HARMONY and not thinks:
+        always = self._facts.syntax is HARMONY
+        if always and not thinks:
             raise UnsupportedParameter(
                 "this model always reasons; the effort 'low' is its least", param=param
             )
@@ -122,11 +123,7 @@ class Dialect:
             variables[name] = on if thinks else off
         if effort is not None and thinks:
             if effort not in self.efforts:
-                known = (
-                    ", ".join(("none", *self.efforts))
-                    if self._facts.syntax is not HARMONY
-                    else ", ".join(self.efforts)
-                )
+                known = ", ".join(self.efforts if always else ("none", *self.efforts))
                 raise UnsupportedParameter(
                     f"this model does not know the effort {effort!r}; it knows {known}", param=param
                 )
