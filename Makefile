@@ -15,6 +15,7 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.tests
 	@sh scripts/install_browser.sh
+	@$(BIN)/python -m scripts.vocabularies
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
