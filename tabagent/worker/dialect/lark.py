@@ -10,12 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from tabagent.worker.constraint.grammar import OPTIONS
+
 TEXT: Final = "DIALECT_TEXT"  # anything
 GAP: Final = "DIALECT_GAP"  # a little white space
 SPACE: Final = "[ \\t\\r\\n]"
-
-WHITESPACE: Final = {"whitespace_pattern": f"{SPACE}{{1,32}}"}
-"""White space within JSON, bounded: a model that is held can otherwise write it for ever."""
 
 
 class Lark:
@@ -78,7 +77,7 @@ class Lark:
 
     def json(self, name: str, schema: Any) -> str:
         """A rule for JSON that is valid against `schema`."""
-        guided = {**schema, "x-guidance": WHITESPACE} if isinstance(schema, dict) else schema
+        guided = {**schema, "x-guidance": OPTIONS} if isinstance(schema, dict) else schema
         return self.rule(name, f"%json {json.dumps(guided)}")
 
 
