@@ -132,10 +132,16 @@ def _weights(tensors: list[Tensor], tokens: int, seed: int) -> bytes:
         else:
             spread = 1.0 if tensor.name == "token_embd.weight" else 2.0 / WIDTH**0.5
             numbers = [draw.gauss(0, spread) for _ in range(size)]
-        if tensor.name == "output.weight":  # it never says half a character: those weigh nothing
-            for token, letter in enumerate(vocabulary()[:256]):
-                if not letter.isascii():
-                    numbers[token * WIDTH : (token + 1) * WIDTH] = [0.0] * WIDTH
+        if tensor.name == "output.weight":
+            for token in _unsaid(tokens):
+                numbers[token * WIDTH : (token + 1) * WIDTH] = [0.0] * WIDTH
         data += array.array("f", numbers).tobytes()
         data += bytes(-len(data) % 32)
     return data
+
+
+def _unsaid(tokens: int) -> list[int]:
+    """What weighs nothing: half a character, and control tokens beside ChatML's."""
+    known = vocabulary()
+    halves = [token for token, letter in enumerate(known[:256]) if not letter.isascii()]
+    return [*halves, *range(len(known), tokens)]
