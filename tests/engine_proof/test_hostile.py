@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tabagent.catalog.models import BUILTIN
@@ -150,21 +150,19 @@ def test_good_answers_go_on_beside_hostile_schemas(server: LiveServer) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(TEMPLATES)), ids=TEMPLATES)
-def test_a_hostile_template_is_refused(server: LiveServer, number: int, tmp_path: Path) -> None:
+def test_a_hostile_template_is_refused(server: LiveServer, number: int) -> None:
     model = f"local/template-{number}"
     server.owner.post("/v1/models/load", json={"model": model}).raise_for_status()
-    gateway = server.loaded(BUILTIN)["pid"]
+    guide = server.loaded(BUILTIN)["pid"]
     try:
         with unharmed(server, model):
-            for stream in (False, True):
-                asked = server.chat("Hello", model, stream=stream)
-                is_problem(asked, 422, "chat-template-rejected")
+            is_problem(server.chat("Hello", model, stream=True), 422, "chat-template-rejected")
             body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
             rendered = server.client.post("/v1/apply-template", json=body)
             is_problem(rendered, 422, "chat-template-rejected")
-        assert server.loaded(BUILTIN)["pid"] == gateway
+        assert server.loaded(BUILTIN)["pid"] == guide
         assert server.answer("Hello", BUILTIN)
     finally:
         pid = server.worker(model).pid
         server.owner.post("/v1/models/unload", json={"model": model}).raise_for_status()
-        eventually(lambda: not Path(f"/proc/{pid}").exists())
+        eventually(lambda: not psutil.pid_exists(pid))

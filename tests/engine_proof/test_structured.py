@@ -61,9 +61,7 @@ ASKED: Any = [{"role": "user", "content": "Describe yourself."}]
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_parsed_is_valid(
-    client: openai.OpenAI, model: str, shape: type[BaseModel]
-) -> None:
+def test_what_is_parsed_is_valid(client: openai.OpenAI, model: str, shape: type[BaseModel]) -> None:
     for seed in range(3):
         answer = client.chat.completions.parse(
             model=model, messages=ASKED, response_format=shape, temperature=1.5, seed=seed
