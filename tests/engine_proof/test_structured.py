@@ -134,7 +134,7 @@ def test_completions_and_responses_hold_to_a_schema_too(client: openai.OpenAI) -
         prompt="A person: ",
         extra_body={"response_format": {"type": "json_schema", "json_schema": format_}},
     ).choices[0]
-    assert Flat.model_validate_json(said.text)
+    Flat.model_validate_json(said.text)
     response = client.responses.parse(model=PLAIN, input="A person?", text_format=Flat)
     assert isinstance(response.output_parsed, Flat)
 

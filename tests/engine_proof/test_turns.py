@@ -72,9 +72,10 @@ def test_responses_go_on_from_one_another(client: openai.OpenAI, model: str) -> 
         model=model, input="Was it good?", previous_response_id=second.id, text_format=Answer
     )
     assert isinstance(third.output_parsed, Answer)
-    sizes = [response.usage.input_tokens for response in (first, second, third)]
+    assert first.usage and third.usage
+    sizes = [usage.input_tokens for usage in (first.usage, second.usage, third.usage)]
     assert sizes[0] < sizes[1] < sizes[2]
-    assert third.usage and third.usage.input_tokens_details.cached_tokens >= sizes[1]
+    assert third.usage.input_tokens_details.cached_tokens >= sizes[1]
     by_hand: Any = [
         {"role": "user", "content": "What is TabAgent?"},
         {"role": "assistant", "content": first.output_text},
