@@ -58,6 +58,14 @@ HEAVY: Final[dict[str, Any]] = {
 }  # fmt: skip
 """Each is refused in time or kept to: what it comes to is the compiler's own business."""
 
+ENDLESS: Final[dict[str, Any]] = {
+    "patterns together": {"allOf": [{"type": "string", "pattern": f"^.*(a|b).{{{n}}}c.*$"}
+                                    for n in range(10, 30)]},
+    "primes together": {"allOf": [{"type": "integer", "multipleOf": prime}
+                                  for prime in (9973, 9967, 9949, 9941)]},
+}  # fmt: skip
+"""Each would keep the compiler busy for minutes, though no rule is broken."""
+
 GRAMMARS: Final[dict[str, str]] = {
     "no root": 'start ::= "a"',
     "an unknown rule": "root ::= other",

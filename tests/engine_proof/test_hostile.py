@@ -12,11 +12,11 @@ import pytest
 
 from tabagent.catalog.models import BUILTIN
 from tests.engine_proof.conftest import EXACT
-from tests.engine_proof.hostile import GRAMMARS, HEAVY, HEAVY_GRAMMARS, SCHEMAS
+from tests.engine_proof.hostile import ENDLESS, GRAMMARS, HEAVY, HEAVY_GRAMMARS, SCHEMAS
 from tests.engine_proof.models import CALLER, CALLING, CONTEXT
 from tests.live import LiveServer, chat_body, eventually
 from tests.worker.test_template import HOSTILE
-from tests.worker.tiny_gguf import write_model
+from tests.worker.tiny_gguf import CHATML, write_model
 
 TEMPLATES = [
     "endless nested ranges",
@@ -39,6 +39,17 @@ TEMPLATES = [
 SLOW = 40  # seconds within which everything must have been answered: only a hang takes longer
 
 
+NEVER_COMPILE = ("a syntax error", "too deep brackets")
+
+
+def armed(name: str) -> str:
+    """Hostile when the bomb is mentioned, else as usual; what does not compile is always hostile."""
+    if name in NEVER_COMPILE:
+        return HOSTILE[name]
+    bomb = "{% if messages[0].content == 'bomb' %}"
+    return f"{bomb}{HOSTILE[name]}{{% else %}}{CHATML}{{% endif %}}"
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """Raw grammars are allowed, since they are what is tried."""
@@ -47,7 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     models.mkdir()
     write_model(models / "caller.gguf", context=CONTEXT, template=CALLING)
     for number, name in enumerate(TEMPLATES):
-        write_model(models / f"template-{number}.gguf", template=HOSTILE[name])
+        write_model(models / f"template-{number}.gguf", template=armed(name))
     with LiveServer(place, raw_grammar=True, **EXACT) as live:
         live.client.timeout = live.owner.timeout = httpx.Timeout(SLOW)
         for model in (BUILTIN, CALLER):
@@ -117,6 +128,14 @@ def test_a_heavy_schema_is_refused_in_time_or_kept_to(server: LiveServer, name: 
             assert asked.json()["code"] in ("invalid-request", "grammar-invalid")
 
 
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_takes_too_long_to_compile_is_given_up(server: LiveServer, name: str) -> None:
+    with unharmed(server, CALLER):
+        asked = server.chat("Hello", CALLER, response_format=formatted(ENDLESS[name]))
+        is_problem(asked, 422, "grammar-invalid")
+        assert "more than 2 seconds" in asked.json()["detail"]
+
+
 @pytest.mark.parametrize("name", GRAMMARS)
 def test_a_hostile_grammar_is_refused(server: LiveServer, name: str) -> None:
     with unharmed(server, CALLER):
@@ -156,10 +175,12 @@ def test_a_hostile_template_is_refused(server: LiveServer, number: int) -> None:
     guide = server.loaded(BUILTIN)["pid"]
     try:
         with unharmed(server, model):
-            is_problem(server.chat("Hello", model, stream=True), 422, "chat-template-rejected")
-            body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+            is_problem(server.chat("bomb", model, stream=True), 422, "chat-template-rejected")
+            body = {"model": model, "messages": [{"role": "user", "content": "bomb"}]}
             rendered = server.client.post("/v1/apply-template", json=body)
             is_problem(rendered, 422, "chat-template-rejected")
+            after = server.chat("Hello", model, max_tokens=3)
+            assert after.status_code == (422 if TEMPLATES[number] in NEVER_COMPILE else 200)
         assert server.loaded(BUILTIN)["pid"] == guide
         assert server.answer("Hello", BUILTIN)
     finally:
