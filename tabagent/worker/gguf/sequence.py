@@ -145,6 +145,9 @@ class Sequence:
                 return "eos"
             raise GrammarInvalid("no token of the model's can go on from here")
         self._take(token)
+        if self._thinking:
+            self._thoughts += 1
+            generation.reasoned += 1
         if cause := self._cause():
             return cause
         for token in self._forced():
@@ -179,15 +182,16 @@ class Sequence:
 
     def _forced(self) -> list[int]:
         """Tokens that follow whatever the model would say."""
-        if self._parser is not None and self._parser.reasoning_open:
-            self._thoughts += 1
-            self.generation.reasoned += 1
-            budget = self.generation.command.thinking_budget
-            if budget is not None and self._thoughts == max(budget, 1):
-                return list(self.generation.prompt.closing)
+        budget = self.generation.command.thinking_budget
+        if self._thinking and budget is not None and self._thoughts == max(budget, 1):
+            return list(self.generation.prompt.closing)
         if self._constraint is not None and self._top is None:
             return self._constraint.forced()
         return []
+
+    @property
+    def _thinking(self) -> bool:
+        return self._parser is not None and self._parser.reasoning_open
 
     def _bytes(self, token: int) -> bytes:
         return self._piece(token, special=token in self.generation.prompt.shown)
