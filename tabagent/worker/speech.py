@@ -132,8 +132,10 @@ def _with_held_schema(tool: wire.Tool) -> wire.Tool:
     if schema is None or _can_be_held(schema):
         return tool
     properties = schema.get("properties")
-    shared = {key: schema[key] for key in ("$defs", "definitions", "required") if key in schema}
-    held = {
+    shared: dict[str, Any] = {
+        key: schema[key] for key in ("$defs", "definitions", "required") if key in schema
+    }
+    held: dict[str, Any] = {
         "type": "object",
         **shared,
         "properties": {

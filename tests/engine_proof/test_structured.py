@@ -61,9 +61,7 @@ ASKED: Any = [{"role": "user", "content": "Describe yourself."}]
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_parsed_is_valid(
-    client: openai.OpenAI, model: str, shape: type[BaseModel]
-) -> None:
+def test_what_is_parsed_is_valid(client: openai.OpenAI, model: str, shape: type[BaseModel]) -> None:
     for seed in range(3):
         answer = client.chat.completions.parse(
             model=model, messages=ASKED, response_format=shape, temperature=1.5, seed=seed
@@ -136,7 +134,7 @@ def test_completions_and_responses_hold_to_a_schema_too(client: openai.OpenAI) -
         prompt="A person: ",
         extra_body={"response_format": {"type": "json_schema", "json_schema": format_}},
     ).choices[0]
-    assert Flat.model_validate_json(said.text)
+    Flat.model_validate_json(said.text)
     response = client.responses.parse(model=PLAIN, input="A person?", text_format=Flat)
     assert isinstance(response.output_parsed, Flat)
 
