@@ -19,7 +19,7 @@ from typing import Final
 from platformdirs import user_cache_path
 
 PACKAGE: Final = "llama-cpp-python"
-FILE: Final = re.compile(r".*/models/(ggml-vocab-[\w.-]+\.gguf)")
+FILE: Final = re.compile(r".+/models/(ggml-vocab-[\w.-]+\.gguf)")
 
 
 def place() -> Path:
@@ -39,12 +39,18 @@ def fetch(target: Path) -> None:
         )
         (archive,) = Path(folder).glob("*.tar.gz")
         unpacked = Path(folder) / "unpacked"
-        unpacked.mkdir()
-        with tarfile.open(archive) as source:
-            for member in source:
-                if (found := FILE.fullmatch(member.name)) and (data := source.extractfile(member)):
-                    (unpacked / found[1]).write_bytes(data.read())
-        unpacked.rename(target)
+        unpack(archive, unpacked)
+        if not target.is_dir():  # someone else may have been faster
+            unpacked.rename(target)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Make `folder` with the vocabularies of `archive` and nothing else of it."""
+    folder.mkdir()
+    with tarfile.open(archive) as source:
+        for member in source:
+            if (found := FILE.fullmatch(member.name)) and (data := source.extractfile(member)):
+                (folder / found[1]).write_bytes(data.read())
 
 
 def main() -> None:

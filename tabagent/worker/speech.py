@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from tabagent import wire
 from tabagent.errors import InvalidRequest, WrongModelTask
 from tabagent.worker.constraint.compiler import Compiler, Constraint
-from tabagent.worker.constraint.grammar import answer_rules
+from tabagent.worker.constraint.grammar import answer_rules, json_rule
 from tabagent.worker.constraint.schema import check_schema
 from tabagent.worker.constraint.vocabulary import Vocabulary
 from tabagent.worker.dialect.dialect import Dialect
@@ -105,6 +105,7 @@ class Speech:
                     self._template or "",
                     lambda variables: renderer.render({**self._markers, **variables}),
                     self._control,
+                    json_rule,
                 )
         return renderer, self._dialect
 
@@ -115,41 +116,41 @@ class Speech:
 
 
 def with_held_tools(dialogue: wire.Dialogue) -> wire.Dialogue:
-    """With each tool's schema as the grammar compiler takes it.
+    """With schemas that can be held.
 
     A call that is forced, or that is strict, is held to every word of its schema, or refused. One
     that the model is free to make is held to what can be held: its caller was promised no more.
     """
-    tools = []
-    for tool in dialogue.tools if dialogue.tool_choice != "none" else []:
-        schema = tool.parameters or {"type": "object", "properties": {}}
-        must = tool.strict or dialogue.tool_choice == "required"
-        found = check_schema(schema, tool.pointer) if must else _as_far_as_can_be_held(schema, tool)
-        tools.append(replace(tool, parameters=found))
-    return replace(dialogue, tools=tools) if tools else dialogue
+    if dialogue.tool_choice != "auto":
+        return dialogue
+    tools = [tool if tool.strict else _with_held_schema(tool) for tool in dialogue.tools]
+    return replace(dialogue, tools=tools)
 
 
-def _as_far_as_can_be_held(schema: dict[str, Any], tool: wire.Tool) -> dict[str, Any]:
+def _with_held_schema(tool: wire.Tool) -> wire.Tool:
+    schema = tool.parameters
+    if schema is None or _can_be_held(schema):
+        return tool
+    properties = schema.get("properties")
+    shared: dict[str, Any] = {
+        key: schema[key] for key in ("$defs", "definitions", "required") if key in schema
+    }
+    held: dict[str, Any] = {
+        "type": "object",
+        **shared,
+        "properties": {
+            name: value
+            if _can_be_held({"type": "object", **shared, "properties": {name: value}})
+            else {}
+            for name, value in (properties if isinstance(properties, dict) else {}).items()
+        },
+    }
+    return replace(tool, parameters=held if _can_be_held(held) else {"type": "object"})
+
+
+def _can_be_held(schema: dict[str, Any]) -> bool:
     try:
-        return check_schema(schema, tool.pointer)
+        check_schema(schema, "")
     except InvalidRequest:
-        pass
-    held: dict[str, Any] = {"type": "object", "properties": {}}
-    for name, value in (schema.get("properties") or {}).items():
-        part = {"type": "object", "properties": {name: value}}
-        if "$defs" in schema:
-            part["$defs"] = schema["$defs"]
-        try:
-            check_schema(part, tool.pointer)
-        except InvalidRequest:
-            held["properties"][name] = {}
-        else:
-            held["properties"][name] = value
-    if isinstance(schema.get("required"), list):
-        held["required"] = schema["required"]
-    if "$defs" in schema:
-        held["$defs"] = schema["$defs"]
-    try:
-        return check_schema(held, tool.pointer)
-    except InvalidRequest:
-        return {"type": "object"}
+        return False
+    return True

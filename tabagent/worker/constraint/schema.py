@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from tabagent.errors import InvalidRequest
 from tabagent.worker.constraint.alternatives import Alternatives
@@ -10,6 +10,8 @@ from tabagent.worker.constraint.document import Document, Path
 from tabagent.worker.constraint.document import pointer as written
 from tabagent.worker.constraint.finite import circles, endless
 from tabagent.worker.constraint.rewrite import Rewriter
+
+LONGEST: Final = 200  # characters of a pointer in a sentence; `errors` has it whole
 
 
 def check_schema(schema: Any, pointer: str) -> dict[str, Any]:
@@ -32,9 +34,11 @@ def check_schema(schema: Any, pointer: str) -> dict[str, Any]:
 def _refuse(problems: list[tuple[Path, str]], pointer: str) -> None:
     if problems:
         errors = [{"pointer": pointer + written(path), "detail": said} for path, said in problems]
-        first = errors[0]
+        place = errors[0]["pointer"] or "the schema"
+        if len(place) > LONGEST:
+            place = f"{place[:LONGEST]}..."
         raise InvalidRequest(
-            f"{first['pointer'] or 'the schema'}: {first['detail']}"
+            f"{place}: {errors[0]['detail']}"
             + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""),
             param=pointer.lstrip("/").partition("/")[0] or None,
             errors=errors,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from tabagent.worker.dialect.reader import Reader, Wait
+from tabagent.worker.dialect.schema_parts import kind_of
 
 _OUTSIDE: Final = re.compile(r'["{}\[\]]|[^\s\w+.,:-]', re.ASCII)
 _INSIDE: Final = re.compile(r'["\\]')
@@ -64,63 +65,6 @@ def pass_json(reader: Reader, sink: Callable[[str], None]) -> Wait[None]:
         if end >= 0 or reader.ended:
             return
         yield
-
-
-def kinds(schema: Any, root: Any, seen: set[str] | None = None) -> frozenset[str] | None:
-    """The JSON types that `schema` allows; None where it does not say."""
-    seen = set() if seen is None else seen
-    if not isinstance(schema, dict):
-        return None
-    if isinstance(reference := schema.get("$ref"), str):
-        if reference in seen:  # a schema that only leads back to itself allows nothing new
-            return frozenset()
-        seen.add(reference)
-        return kinds(resolve(reference, root), root, seen)
-    named = schema.get("type")
-    if isinstance(named, str):
-        return frozenset({named})
-    if isinstance(named, list):
-        return frozenset(kind for kind in named if isinstance(kind, str))
-    if isinstance(values := schema.get("enum"), list):
-        return frozenset(map(kind_of, values))
-    if "const" in schema:
-        return frozenset({kind_of(schema["const"])})
-    for key in ("anyOf", "oneOf"):
-        if isinstance(choices := schema.get(key), list):
-            of_each = [kinds(choice, root, seen) for choice in choices]
-            return None if None in of_each else frozenset().union(*filter(None, of_each))
-    return None
-
-
-def resolve(reference: str, root: Any) -> Any:
-    """What a local `$ref` (RFC 6901 in a fragment) means in `root`; None when there is nothing."""
-    if not reference.startswith("#"):
-        return None
-    found = root
-    for part in reference[1:].split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
-            found = found[int(key)]
-        elif isinstance(found, dict) and key in found:
-            found = found[key]
-        else:
-            return None
-    return found
-
-
-def kind_of(value: Any) -> str:
-    """The JSON type of a value as `json.loads` gives it."""
-    for kind, types in (
-        ("string", str),
-        ("boolean", bool),
-        ("null", type(None)),
-        ("integer", int),
-        ("number", float),
-        ("array", list),
-    ):
-        if isinstance(value, types):
-            return kind
-    return "object"
 
 
 def quoted(text: str) -> str:

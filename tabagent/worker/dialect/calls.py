@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tabagent import wire
-from tabagent.worker.dialect.arguments import as_json, kinds, pass_json, quoted
+from tabagent.worker.dialect.arguments import as_json, pass_json, quoted
 from tabagent.worker.dialect.families import Ids, Syntax
 from tabagent.worker.dialect.reader import Reader, Wait, overlap
+from tabagent.worker.dialect.schema_parts import kinds, members, resolved
 from tabagent.worker.dialect.shape import Shape, pieces
 
 NAME_KEYS: Final = ("name", "tool_name")
@@ -119,8 +120,9 @@ class Calls:
         text = "".join(parts)
         if text.startswith('"'):
             try:
-                inner = json.loads(text)
-            except ValueError:  # unfinished, or no JSON
+                inner: str = json.loads(text)
+                inner.encode()
+            except ValueError:  # unfinished, or half a character, which is no text
                 inner = ""
             text = inner if inner.lstrip().startswith("{") else text
         self._argue("{}" if text in ("", "null") else text)
@@ -159,7 +161,8 @@ class Calls:
     def _read_one_by_one(self, shape: Shape, schema: Any) -> Wait[None]:
         reader, texts = self._reader, shape.texts
         opening, middle, ending = (pieces(text) for text in texts)
-        properties = schema.get("properties") if isinstance(schema, dict) else None
+        declared, _ = members(schema)
+        other = resolved(schema, schema).get("additionalProperties")
         separator = "{"
         while True:
             yield from reader.space()
@@ -174,8 +177,7 @@ class Calls:
             key = key.strip()
             self._argue(f"{separator}{quoted(key)}: ")
             separator = ", "
-            one = properties.get(key) if isinstance(properties, dict) else None
-            allowed = kinds(one, schema)
+            allowed = kinds(declared.get(key, other), schema)
             end = "\n" * texts[2].startswith("\n") + ending[0]
             if not (yield from self._read_value(end, (opening[0], *self._after), allowed)):
                 return  # unfinished, and told as it is

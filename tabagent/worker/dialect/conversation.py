@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from tabagent import wire
 from tabagent.errors import InvalidRequest
@@ -17,6 +17,7 @@ from tabagent.worker.dialect.template_facts import TemplateFacts
 
 Message = dict[str, Any]
 
+DEEPEST: Final = 64  # levels of arguments; templates and what guards them recurse
 REASONING_KEYS: Final = ("reasoning_content", "reasoning", "thinking")
 NO_ARGUMENTS: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 
@@ -61,7 +62,11 @@ def arranged(
     messages = [_with_reasoning(_with_calls(message, facts), facts) for message in messages]
     if not facts.results:
         messages = _results_as_text(messages)
-    return messages if facts.tools or not tools else _instructed(messages, tools, facts)
+    if tools and not facts.tools:
+        messages = _instructed(messages, tools, facts)
+    if not facts.system_stays and messages and messages[-1]["role"] == "tool":
+        messages = _with_system_in_user(messages)
+    return messages
 
 
 # ---- calls and results --------------------------------------------------------------------------
@@ -77,8 +82,10 @@ def _named(messages: list[Message], form: Ids) -> list[Message]:
                 function = call["function"]
                 given = str(call.get("id") or f"{position}.{number}")
                 id_ = formed.setdefault(given, _formed(given, form, function["name"], len(formed)))
-                pointer = f"/messages/{position}/tool_calls/{number}/function/arguments"
-                arguments = _object(function.get("arguments"), pointer)
+                pointer = f"/messages/{position}/tool_calls/{number}"
+                if given in waiting:
+                    raise _invalid(f"{pointer}/id", "must differ from the ids of the other calls")
+                arguments = _object(function.get("arguments"), f"{pointer}/function/arguments")
                 function = {"name": function["name"], "arguments": arguments}
                 waiting[given] = {"id": id_, "type": "function", "function": function}
             message = {**message, "tool_calls": list(waiting.values())}
@@ -91,14 +98,27 @@ def _named(messages: list[Message], form: Ids) -> list[Message]:
 
 
 def _object(arguments: Any, pointer: str) -> dict[str, Any]:
+    detail = f"must be a JSON object, written as text, at most {DEEPEST} levels deep"
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or "{}")
-        except ValueError:
-            arguments = None
-    if not isinstance(arguments, dict):
-        raise _invalid(pointer, "must be a JSON object, written as text")
+            arguments = json.loads(arguments or "{}", parse_constant=_refuse)
+            json.dumps(arguments, ensure_ascii=False).encode()  # half a character is no text
+        except (ValueError, RecursionError):
+            raise _invalid(pointer, detail) from None
+    if not isinstance(arguments, dict) or _is_deeper(arguments, DEEPEST):
+        raise _invalid(pointer, detail)
     return arguments
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return not levels or any(_is_deeper(part, levels - 1) for part in parts)
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _answered(message: Message, waiting: dict[str, dict[str, Any]], position: int) -> str:
@@ -219,3 +239,13 @@ def _instructed(
         {**first, "content": "\n\n".join(part for part in both if part)},
         *messages[place + 1 :],
     ]
+
+
+def _with_system_in_user(messages: list[Message]) -> list[Message]:
+    """With the first system message before what the user said last."""
+    users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    if messages[0]["role"] != "system" or not users:
+        return messages
+    last = messages[users[-1]]
+    both = {**last, "content": f"{messages[0]['content']}\n\n{last['content']}"}
+    return [*messages[1 : users[-1]], both, *messages[users[-1] + 1 :]]

@@ -11,6 +11,7 @@ from tabagent.worker.dialect import harmony
 from tabagent.worker.dialect.conversation import Message, arranged, definitions
 from tabagent.worker.dialect.families import HARMONY
 from tabagent.worker.dialect.grammar import Wanted, grammar
+from tabagent.worker.dialect.lark import JsonRule, Lark, json_rule
 from tabagent.worker.dialect.parser import Parser, PlainParser, Thoughts, TurnParser
 from tabagent.worker.dialect.shape import MARKER
 from tabagent.worker.dialect.template_facts import Probe, TemplateFacts
@@ -30,33 +31,37 @@ class Dialect:
     engine hides otherwise.
     """
 
-    def __init__(self, facts: TemplateFacts, specials: Mapping[str, int]) -> None:
+    def __init__(
+        self, facts: TemplateFacts, specials: Mapping[str, int], json_rule: JsonRule
+    ) -> None:
+        syntax, reasoning = facts.syntax, facts.reasoning
         self._facts = facts
-        self._specials = {}
-        self.name = facts.syntax.name
+        self._json_rule = json_rule
+        self.name = syntax.name
         self.tools = facts.tools
-        self.reasoning = facts.reasoning
+        self.reasoning = reasoning
         self.switch = facts.switch[0] if facts.switch else None
         self.efforts = facts.efforts
-        texts = (
-            [facts.reasoning.open, facts.reasoning.close, *facts.reasoning.answer]
-            if facts.reasoning
-            else []
-        )
-        self.control = facts.syntax.markers.union(*map(MARKER.findall, texts))
-        if facts.syntax is HARMONY:
+        texts = (reasoning.open, reasoning.close, *reasoning.answer) if reasoning else ()
+        self.control = syntax.markers.union(*map(MARKER.findall, texts))
+        if syntax is HARMONY:
             self.control |= harmony.CONTROL
-        self._specials = {text: id_ for text, id_ in specials.items() if text in self.control}
+        self._specials = {text: specials[text] for text in self.control & specials.keys()}
 
     @classmethod
     def of(
-        cls, template: str, probe: Probe | None = None, specials: Mapping[str, int] | None = None
+        cls,
+        template: str,
+        probe: Probe | None = None,
+        specials: Mapping[str, int] | None = None,
+        json_rule: JsonRule = json_rule,
     ) -> Dialect:
         """Found from the template's text, and by rendering it where `probe` is given.
 
         `specials` are the tokens which the grammar library takes for control tokens, by their text.
+        `json_rule` checks a schema and writes the body of a rule for it.
         """
-        return cls(TemplateFacts.of(template, probe), specials or {})
+        return cls(TemplateFacts.of(template, probe), specials or {}, json_rule)
 
     # ---- before the answer ----------------------------------------------------------------------
     def prompt(
@@ -67,9 +72,10 @@ class Dialect:
         Raises UnsupportedParameter for what this model cannot do, InvalidRequest for calls and
         results in the messages that do not belong together.
         """
-        if taken := sorted(ITS_OWN & dialogue.variables.keys()):
+        known = self._facts.words - ITS_OWN
+        if unknown := sorted(dialogue.variables.keys() - known):
             raise UnsupportedParameter(
-                f"the template variable {taken[0]!r} is set by the request's own parameters",
+                f"{unknown[0]!r} is no variable of this model's template that can be set",
                 param="chat_template_kwargs",
             )
         tools = _offered(dialogue)
@@ -149,11 +155,10 @@ class Dialect:
             and dialogue.tool_name is None
         )
         wanted = Wanted(tools, required, several, None if required else answer)
+        lark = Lark(self._specials, self._json_rule)
         if self._facts.syntax is HARMONY:
-            return harmony.grammar(wanted, self._specials)
-        return grammar(
-            self._facts.syntax, self.reasoning, self.thoughts(prompt), wanted, self._specials
-        )
+            return harmony.grammar(wanted, lark)
+        return grammar(self._facts.syntax, self.reasoning, self.thoughts(prompt), wanted, lark)
 
     def parser(self, dialogue: wire.Dialogue, prompt: str) -> Parser:
         """A parser of one choice that follows `prompt`, its suffix included."""

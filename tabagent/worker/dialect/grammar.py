@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from tabagent.worker.dialect.families import Reasoning, Syntax
 from tabagent.worker.dialect.lark import GAP, SPACE, TEXT, Lark, either, join, plain, quote
 from tabagent.worker.dialect.one_by_one import arguments_one_by_one
 from tabagent.worker.dialect.parser import Thoughts
+from tabagent.worker.dialect.schema_parts import alone
 
 NO_ARGUMENTS: Final[dict[str, Any]] = {"properties": {}, "additionalProperties": False}
 VARYING: Final = {"index": "/[0-9]{1,4}/", "id": "/[A-Za-z0-9]{9}/"}
@@ -32,10 +33,9 @@ def grammar(
     reasoning: Reasoning | None,
     thoughts: Thoughts,
     wanted: Wanted,
-    specials: Mapping[str, int],
+    lark: Lark,
 ) -> str:
     """Lark source. Reasoning may come first, and has to end where the prompt has begun it."""
-    lark = Lark(specials)
     writer = _Writer(lark, syntax, reasoning, wanted)
     further = wanted.answer or ""
     if reasoning is None or thoughts == "none":
@@ -77,6 +77,8 @@ class _Writer:
             return answer
         if not wanted.required and wanted.answer is None:
             return self._bare(text) if self._syntax.bare else self._triggered(text)
+        if self._syntax.bare and not wanted.required:
+            return either(*self._calls_as_json(), answer)
         lead = self._lark.literal(self._syntax.lead)
         calls = join(lead and f"({lead})?", self._calls(spaced=spaced))
         return calls if wanted.required else either(calls, answer)
@@ -154,13 +156,32 @@ class _Writer:
         schema = schema_of(tool)
         if self._syntax.argument:
             return arguments_one_by_one(self._lark, name, self._syntax.argument, tool, schema)
-        return self._lark.json(name, schema)
+        return self._lark.json(name, schema, tool.pointer)
+
+    def _calls_as_json(self) -> list[str]:
+        """Bare calls beside answers that are JSON too: one JSON or the other, not text or JSON."""
+        rules = []
+        for number, tool in enumerate(self._wanted.tools):
+            arguments = alone(schema_of(tool), schema_of(tool))
+            members = {"name": {"const": tool.name}, self._arguments_key: arguments}
+            schema = {
+                "type": "object",
+                "properties": members,
+                "required": list(members),
+                "additionalProperties": False,
+            }
+            self._lark.check(schema_of(tool), tool.pointer)
+            rules.append(self._lark.json(f"dialect_call_{number}", schema, tool.pointer))
+        return rules
+
+    @property
+    def _arguments_key(self) -> str:
+        return self._syntax.call.texts[1].split('"')[2]
 
     def _head(self, tool: wire.Tool) -> str:
         """A regex for a bare call as far as its arguments."""
         space = f"{SPACE}{{0,8}}"
-        key = self._syntax.call.texts[1].split('"')[2]
-        tokens = ["{", '"name"', ":", json.dumps(tool.name), ",", f'"{key}"', ":"]
+        tokens = ["{", '"name"', ":", json.dumps(tool.name), ",", f'"{self._arguments_key}"', ":"]
         kind = ["{", '"type"', ":", '"function"', ","]
         typed = space.join(map(plain, kind))
         return f"{space}({typed}|{plain('{')}){space}" + space.join(map(plain, tokens[1:]))

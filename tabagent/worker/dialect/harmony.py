@@ -39,14 +39,13 @@ _TO: Final = re.compile(r"to=functions\.([^\s<]+)")
 Kind = Literal["content", "reasoning", "call"]
 
 
-def grammar(wanted: Wanted, specials: Mapping[str, int]) -> str:
+def grammar(wanted: Wanted, lark: Lark) -> str:
     """Lark source: any analysis, then a call, or a final message with free text or the answer."""
-    lark = Lark(specials)
     analysis = join(lark.literal(ANALYSIS), lark.until("dialect_analysis", NEXT))
     preamble = join(lark.literal(PREAMBLE), lark.until("dialect_preamble", NEXT))
     calls = []
     for number, tool in enumerate(wanted.tools):
-        arguments = lark.json(f"dialect_arguments_{number}", schema_of(tool))
+        arguments = lark.json(f"dialect_arguments_{number}", schema_of(tool), tool.pointer)
         heads = (lark.literal(form.format(tool.name)) for form in CALLS)
         calls.append(join(either(*heads), arguments))
     if wanted.required:

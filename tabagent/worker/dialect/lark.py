@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
-
-from tabagent.worker.constraint.grammar import OPTIONS
 
 TEXT: Final = "DIALECT_TEXT"  # anything
 GAP: Final = "DIALECT_GAP"  # a little white space
 SPACE: Final = "[ \\t\\r\\n]"
+
+JsonRule = Callable[[Any, str], str]
+"""The body of a Lark rule for JSON that is valid against a schema, which is at a JSON pointer."""
+
+
+def json_rule(schema: Any, pointer: str) -> str:
+    """Leaves the schema as it is. Blanks are bounded: a model could write them for ever."""
+    guided = {**schema, "x-guidance": {"whitespace_pattern": r" |\r?\n[ \t]{0,40}"}}
+    return f"%json {json.dumps(guided)}"
 
 
 class Lark:
@@ -23,8 +30,9 @@ class Lark:
     A control token is no text to llguidance: it is named by its id, and no regex matches it.
     """
 
-    def __init__(self, specials: Mapping[str, int]) -> None:
+    def __init__(self, specials: Mapping[str, int], json_rule: JsonRule) -> None:
         self._specials = specials
+        self._json_rule = json_rule
         spelled = "|".join(re.escape(s) for s in sorted(specials, key=len, reverse=True))
         self._split = re.compile(f"({spelled})" if spelled else "(?!)")
         self._rules = {TEXT: "/(?s:.*)/", GAP: f"/{SPACE}{{1,8}}/"}
@@ -75,10 +83,13 @@ class Lark:
     def is_special(self, text: str) -> bool:
         return text in self._specials
 
-    def json(self, name: str, schema: Any) -> str:
+    def json(self, name: str, schema: Any, pointer: str) -> str:
         """A rule for JSON that is valid against `schema`."""
-        guided = {**schema, "x-guidance": OPTIONS} if isinstance(schema, dict) else schema
-        return self.rule(name, f"%json {json.dumps(guided)}")
+        return self.rule(name, self._json_rule(schema, pointer))
+
+    def check(self, schema: Any, pointer: str) -> None:
+        """Refuse what `json` would refuse."""
+        self._json_rule(schema, pointer)
 
 
 def quote(text: str) -> str:

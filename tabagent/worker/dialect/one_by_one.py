@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any, Final
 
 from llguidance import regex_to_lark
 
 from tabagent import wire
 from tabagent.errors import InvalidRequest
-from tabagent.worker.dialect.arguments import kinds, resolve
 from tabagent.worker.dialect.lark import TEXT, Lark, either, join, plain
+from tabagent.worker.dialect.schema_parts import alone, keywords, kinds, members, resolved
 from tabagent.worker.dialect.shape import Shape
 
 BEYOND: Final = frozenset(
@@ -25,6 +24,8 @@ BEYOND: Final = frozenset(
 
 OF_STRINGS: Final = frozenset(("enum", "const", "pattern", "minLength", "maxLength", "format"))
 
+NAME: Final = '/[^<>"\\s]{1,64}/'
+
 _WORDS: Final = {"boolean": "/true|false|True|False/", "null": "/null|None/"}
 
 
@@ -35,38 +36,42 @@ def arguments_one_by_one(
 
     Raises InvalidRequest where a strict tool asks for more than can be held this way.
     """
-    root = schema
-    if isinstance(reference := schema.get("$ref"), str):
-        found = resolve(reference, root)
-        schema = found if isinstance(found, dict) else schema
-    if tool.strict and (beyond := sorted(BEYOND & schema.keys())):
+    lark.check(schema, tool.pointer)
+    whole = resolved(schema, schema)
+    if tool.strict and (beyond := sorted(BEYOND & whole.keys())):
         raise _too_strict(f"{tool.pointer}/{beyond[0]}")
-    required = schema.get("required") or []
-    properties = {**{key: {} for key in required}, **(schema.get("properties") or {})}
-    values = _Values(lark, shape.texts[2], root)
+    declared, required = members(schema)
+    values = _Values(lark, shape.texts[2], tool.pointer, schema)
     arguments = []
-    for number, (key, one) in enumerate(properties.items()):
+    for number, (key, one) in enumerate(declared.items()):
         if tool.strict and values.is_beyond(one):
-            raise _too_strict(f"{tool.pointer}/properties/{_pointed(key)}")
+            raise _too_strict(f"{tool.pointer}/properties/{pointed(key)}")
         before = lark.literal(shape.texts[0] + key + shape.texts[1])
-        argument = lark.rule(
-            f"{name}_{number}", join(before, values.value(f"{name}_{number}_value", one))
-        )
+        value = values.value(f"{name}_{number}_value", key, one)
+        argument = lark.rule(f"{name}_{number}", join(before, value))
         arguments.append(argument if key in required else f"{argument}?")
+    other = whole.get("additionalProperties", {})
+    if not declared and other is not False:  # names that the model thinks of
+        before = join(lark.literal(shape.texts[0]), NAME, lark.literal(shape.texts[1]))
+        argument = lark.rule(
+            f"{name}_other", join(before, values.value(f"{name}_value", "", other))
+        )
+        arguments.append(f"{argument}*")
     return lark.rule(name, join(*arguments) or '""')
 
 
 class _Values:
     """Values as they are written: strings as they are, everything else as JSON."""
 
-    def __init__(self, lark: Lark, end: str, root: Any) -> None:
+    def __init__(self, lark: Lark, end: str, pointer: str, root: Any) -> None:
         self._lark = lark
         self._end = end
+        self._pointer = pointer
         self._root = root
 
-    def value(self, name: str, schema: Any) -> str:
-        """A rule for a value and its end."""
-        meant = self._resolved(schema)
+    def value(self, name: str, key: str, schema: Any) -> str:
+        """A rule for the value of the argument `key`, and its end."""
+        meant = resolved(schema, self._root)
         end = self._lark.literal(self._end)
         choices = meant.get("enum", [meant["const"]] if "const" in meant else None)
         if isinstance(choices, list):
@@ -79,22 +84,16 @@ class _Values:
             return self._lark.until(name, self._end)
         if allowed <= _WORDS.keys():
             return join(either(*(_WORDS[kind] for kind in sorted(allowed))), end)
-        return join(self._lark.json(name, _rooted(schema, self._root)), end)
+        pointer = f"{self._pointer}/properties/{pointed(key)}"
+        return join(self._lark.json(name, alone(schema, self._root), pointer), end)
 
     def is_beyond(self, schema: Any) -> bool:
         """Whether a string in it has to be more than can be held."""
-        allowed, meant = kinds(schema, self._root), self._resolved(schema)
+        allowed, meant = kinds(schema, self._root), resolved(schema, self._root)
         if "enum" in meant or "const" in meant or (allowed and "string" not in allowed):
             return False
-        of_strings = OF_STRINGS & set(_keys(_rooted(schema, self._root)))
+        of_strings = OF_STRINGS & set(keywords(alone(schema, self._root)))
         return bool(of_strings) if allowed != frozenset({"string"}) else "format" in meant
-
-    def _resolved(self, schema: Any) -> dict[str, Any]:
-        for _ in range(16):
-            if not isinstance(schema, dict) or not isinstance(schema.get("$ref"), str):
-                break
-            schema = resolve(schema["$ref"], self._root)
-        return schema if isinstance(schema, dict) else {}
 
     def _string(self, name: str, schema: dict[str, Any]) -> str:
         """A terminal for what a string may be; its end is not in it, or it would not end there."""
@@ -109,37 +108,7 @@ class _Values:
             parts.append(f"/{before}({middle}){after}/")
         if not parts:
             return TEXT
-        ends = plain(self._end).replace("\n", r"\n")
-        return self._lark.rule(name, " & ".join([*parts, TEXT, f"~/(?s:.*{ends}.*)/"]))
-
-
-def _rooted(schema: Any, root: Any) -> Any:
-    """`schema` on its own, with what its references mean."""
-    if "$ref" not in set(_keys(schema)):
-        return schema
-    return {**_moved(schema), "$defs": {"tool": _moved(root)}}
-
-
-def _moved(schema: Any) -> Any:
-    """With references into the tool's schema, which stands at #/$defs/tool."""
-    if isinstance(schema, list):
-        return [_moved(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    moved = {key: _moved(value) for key, value in schema.items()}
-    if isinstance(reference := schema.get("$ref"), str) and reference.startswith("#"):
-        moved["$ref"] = "#/$defs/tool" + reference[1:]
-    return moved
-
-
-def _keys(schema: Any) -> Iterator[str]:
-    if isinstance(schema, list):
-        for part in schema:
-            yield from _keys(part)
-    elif isinstance(schema, dict):
-        yield from schema
-        for part in schema.values():
-            yield from _keys(part)
+        return self._lark.rule(name, " & ".join([*parts, TEXT, f"~/(?s:.*{plain(self._end)}.*)/"]))
 
 
 def _too_strict(pointer: str) -> InvalidRequest:
@@ -151,5 +120,5 @@ def _too_strict(pointer: str) -> InvalidRequest:
     )
 
 
-def _pointed(key: str) -> str:
+def pointed(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")

@@ -26,7 +26,7 @@ from tabagent.worker.dialect.shape import MARKER
 Probe = Callable[[dict[str, Any]], str]
 """Renders the template with these variables; raises ChatTemplateRejected where it does."""
 
-EFFORTS: Final = ("minimal", "low", "medium", "high", "xhigh", "max")
+EFFORTS: Final = ("minimal", "low", "medium", "high", "xhigh")
 HARMONY_EFFORTS: Final = ("low", "medium", "high")
 SWITCHES: Final[tuple[tuple[str, Any, Any], ...]] = (
     ("enable_thinking", True, False),
@@ -40,6 +40,7 @@ _NAME: Final = "tabagent_probe"
 _OTHER: Final = "tabagent_second"
 _TEXT: Final = "tabagent text"
 _RESULT: Final = "tabagent result"
+_RULES: Final = "tabagent rules"
 _ARGUMENTS: Final = {"tabagent_key": "tabagent value"}
 _SCHEMA: Final = {
     "type": "object",
@@ -71,20 +72,23 @@ class TemplateFacts:
     arguments_as_text: bool = False  # it wants them as JSON text, not as an object
     empty: str | None = ""  # the content of a message that only calls
     system: bool = True  # it takes a system message
+    system_stays: bool = True  # also when a result comes last
     reasoning_key: str | None = None  # of a message, for its reasoning
     switch: tuple[str, Any, Any] | None = None  # a variable, and its values for on and off
     efforts: tuple[str, ...] = ()  # that `reasoning_effort` may be
+    words: frozenset[str] = frozenset()  # all its names, of variables too
 
     @classmethod
     def of(cls, template: str, probe: Probe | None) -> TemplateFacts:
         """From the template's text, and where `probe` is given from what it renders."""
         syntax, reasoning = syntax_named_by(template), reasoning_named_by(template)
         key = next((key for key, pattern in _KEYS if re.search(pattern, template)), None)
-        plain = cls(reasoning, reasoning_key=key)
-        named = [switch for switch in SWITCHES if re.search(rf"\b{switch[0]}\b", template)]
+        words = frozenset(re.findall(r"[A-Za-z_]\w*", template))
+        plain = cls(reasoning, reasoning_key=key, words=words)
+        named = [switch for switch in SWITCHES if switch[0] in words]
         switches = named if reasoning else []
         efforts: tuple[str, ...] = ()
-        if reasoning and re.search(r"\breasoning_effort\b", template):
+        if reasoning and "reasoning_effort" in words:
             efforts = HARMONY_EFFORTS if syntax is HARMONY else EFFORTS
         examined = _Examination(probe) if probe else None
         if examined and examined.render([_USER]) is not None:
@@ -184,6 +188,9 @@ class _Examination:
         if not facts.calls:
             told = self.render([_USER, {"role": "assistant", "content": _TEXT}, result])
             return replace(facts, results=_RESULT in (told or ""))
+        rules = {"role": "system", "content": _RULES}
+        asked = self.render([rules, _USER]) or ""
+        after = self.render([rules, _USER, call, result]) or ""
         both = {**call, "tool_calls": call["tool_calls"] + _call(facts, _OTHER)["tool_calls"]}
         two = self.render([_USER, both], tools=[_TOOL], generation=False) or ""
         told = self.render([_USER, call, result], tools=[_TOOL])
@@ -191,6 +198,7 @@ class _Examination:
             facts,
             several=facts.several and _NAME in two and _OTHER in two,
             results=_RESULT in (told or ""),
+            system_stays=_RULES in after or _RULES not in asked,
         )
 
 

@@ -75,3 +75,10 @@ def reserved(vocabulary: Vocabulary) -> Tokens:
     """A vocabulary in which all that matters here is a control token."""
     own = [f"<|reserved_special_token_{i}|>" for i in range(len(RESERVED))]
     return Tokens.load(vocabulary("llama-bpe"), dict(zip(own, RESERVED, strict=True)))
+
+
+@pytest.fixture(params=["text", "control"])
+def tokens(request: pytest.FixtureRequest) -> Tokens:
+    """A vocabulary where markers are text, and one where they are control tokens."""
+    found: Tokens = request.getfixturevalue("qwen" if request.param == "text" else "reserved")
+    return found

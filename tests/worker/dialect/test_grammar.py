@@ -6,7 +6,7 @@ import json
 import random
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # ships no types
 import pytest
 
 from tabagent import wire
@@ -30,13 +30,6 @@ ONE = wire.Dialogue(tools=TOOLS, parallel_tool_calls=False)
 REQUIRED = wire.Dialogue(tools=TOOLS, tool_choice="required")
 NAMED = wire.Dialogue(tools=TOOLS, tool_choice="required", tool_name="note")
 ANSWER = 'answer: %json {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"], "additionalProperties": false}'
-
-
-@pytest.fixture(params=["text", "control"])
-def tokens(request: pytest.FixtureRequest) -> Tokens:
-    """A vocabulary where markers are text, and one where they are control tokens."""
-    found: Tokens = request.getfixturevalue("qwen" if request.param == "text" else "reserved")
-    return found
 
 
 def grammar_of(template: Template, dialogue: wire.Dialogue, answer: str | None = None) -> str:
@@ -79,7 +72,7 @@ def ends_of(template: Template) -> list[str]:
     syntax = dialect._facts.syntax
     ends = [syntax.section[1], syntax.argument.texts[-1] if syntax.argument else ""]
     if syntax is HARMONY:
-        ends += [NEXT + text for text in (FINAL, "<|channel|>commentary to=functions.n")]
+        ends += [NEXT + text for text in (FINAL, "<|channel|>commentary to=functions.")]
     elif dialect.reasoning:
         ends += [dialect.reasoning.close]
     return [end for end in ends if end]

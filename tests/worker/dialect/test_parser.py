@@ -210,12 +210,12 @@ def test_the_closing_text_ends_reasoning(
     made = template(name)
     dialogue = wire.Dialogue(tools=tools, thinking=thinking)
     parser = made.dialect.parser(dialogue, made.prompt(TALK, dialogue))
-    assert parser.reasoning_open == (name.startswith("deepseek"))
+    opened = [parser.reasoning_open]
     parser.feed(begun)
-    assert parser.reasoning_open
+    opened.append(parser.reasoning_open)
     rest = "<|channel|>final<|message|>" if name == "gpt-oss" and tools else ""
     heard = [parser.feed(parser.closing)]
-    assert not parser.reasoning_open
+    assert [*opened, parser.reasoning_open] == [name.startswith("deepseek"), True, False]
     heard += [parser.feed(f"{rest}Hello"), parser.end()]
     assert "".join(said.content for said in heard if said) == "Hello"
     assert not any(said.reasoning for said in heard if said)

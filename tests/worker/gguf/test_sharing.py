@@ -98,6 +98,15 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first(start: Start) -> None
     assert engine.say(f"0 {SYSTEM}", max_tokens=2).usage.cached_tokens < 5
 
 
+def test_no_more_tokens_are_kept_than_pay_and_the_last_conversation_always(start: Start) -> None:
+    engine = start(slots=2)
+    for number in range(20):
+        engine.say(f"{number} {SYSTEM}", max_tokens=2)
+        kept = engine.backend._cells.kept
+        assert sum(holder.done for holder in kept[1:]) <= 256
+        assert kept[-1].tokens[:5] == engine.tokens(f"{number} {SYSTEM}")[:5]
+
+
 def test_a_turn_that_another_goes_beyond_is_not_kept_twice(start: Start) -> None:
     engine = start(slots=2)
     prompt = SYSTEM
