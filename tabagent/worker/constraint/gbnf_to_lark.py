@@ -172,11 +172,18 @@ class _Writer:
                     self._todo.append(name)
                 return self._numbers[name]
             case Choice(options):
-                group = self._fresh()
-                self._write(group, self._options(options))
-                return group
+                return self._group(options)
+            case Repeat(_, _, 0):
+                return '""'
             case Repeat(inner, least, most):
-                return f"{self._item(inner)}{_suffix(least, most)}" if most != 0 else '""'
+                if isinstance(inner, Repeat):
+                    inner = Choice(((inner,),))
+                return f"{self._item(inner)}{_suffix(least, most)}"
+
+    def _group(self, options: tuple[tuple[Item, ...], ...]) -> str:
+        name = self._fresh()
+        self._write(name, self._options(options))
+        return name
 
     def _fresh(self) -> str:
         self._count += 1

@@ -20,7 +20,7 @@ _DOT: Final = r"[^\n\r\x{2028}\x{2029}]"
 # takes their short forms to be ASCII.
 _NARROW: Final = {"d": "0-9", "w": "0-9A-Za-z_", "s": r"\t\n\x{b}\x{c}\r\x{20}"}
 _WIDE: Final = {
-    "d": r"\p{Nd}",
+    "d": r"\p{Decimal_Number}",
     "w": r"\p{Alphabetic}\p{M}\p{N}\p{Pc}\p{Join_Control}",
     "s": r"\p{White_Space}\x{1c}-\x{1f}\x{feff}",
 }

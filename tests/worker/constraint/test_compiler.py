@@ -283,7 +283,7 @@ def test_control_tokens_stand_where_the_grammar_names_them(
         ("start: nothing", "unknown name"),
         ('start: "a', "lexer error"),
         ("start: <|no_such_token|>", "unknown special token"),
-        ('start: %json {"type": "strin"}', "Invalid type"),
+        ('start: %json {"type": "text"}', "Invalid type"),
         ('start: %json {"type": "string", "minLength": 3, "maxLength": 2}', "Unsatisfiable"),
         ("start: /(/", "regex parse error"),
         ('{"grammars": 3}', "invalid type"),

@@ -39,6 +39,7 @@ SAME = {
     "empty alternatives": 'root ::= a b\na ::= "x"*\nb ::= "x" "y" | ""',
     "empty repeats": 'root ::= a? b "z"\na ::= "x"? | ""\nb ::= a{0,3}',
     "repeats of repeats": 'root ::= (("a"|"b"){2,3} "c"?)+ (("d"*)*)? (("e"+){2,3} "f"{0}){0,2}',
+    "repeats of repeats that stay two": 'root ::= "a"{2,3}{2} ("b"{2}){0,2} "d"',
     "right recursion": 'root ::= [a-z] root | "."',
     "right recursion of many": 'root ::= a\na ::= [ab] b | ""\nb ::= [cd] a | "x" b | ";"',
     "middle": 'root ::= "a" root "a" | "b" root "b" | "c"',

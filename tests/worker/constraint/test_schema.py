@@ -48,7 +48,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"type": "string", "format": "iri"}, "/format"),
     ({"type": "string", "format": "unknown"}, "/format"),
     ({"type": "string", "format": "int64"}, "/format"),
-    ({"type": "strin"}, "/type"),
+    ({"type": "text"}, "/type"),
     ({"type": []}, "/type"),
     ({"type": ["string", 3]}, "/type"),
     ({"enum": []}, "/enum"),
