@@ -12,19 +12,19 @@ from tabagent.worker.gguf.native import Model
 from tests.worker.constraint import real
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def model() -> Iterator[Model]:
     model = real.load()
     yield model
     model.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def vocabulary(model: Model) -> Vocabulary:
     return real.vocabulary(model)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def compiler(vocabulary: Vocabulary) -> Iterator[Compiler]:
     compiler = Compiler(lambda: vocabulary)
     yield compiler

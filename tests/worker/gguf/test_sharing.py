@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tabagent.worker.gguf.sampling import SEED_STRIDE
 from tests.worker.gguf.conftest import Start
 from tests.worker.gguf.driver import Engine
 from tests.worker.tiny_mamba import write_mamba
@@ -124,7 +125,7 @@ def test_choices_share_their_prompt_and_each_has_its_own_seed(start: Start) -> N
     assert told.usage.completion_tokens == 36
     assert sum(stretches) <= told.usage.prompt_tokens + 36 + 3
     for index in range(3):
-        own = {"temperature": 1.0, "seed": 5 + index}
+        own = {"temperature": 1.0, "seed": (5 + index * SEED_STRIDE) & 0xFFFFFFFF}
         assert engine.say(SYSTEM, max_tokens=12, sampling=own).text == told.texts[index]
 
 
