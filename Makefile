@@ -7,8 +7,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 # Flags of the comparison that `make bench` ends with: make bench BENCH='--quick --output FILE'
 BENCH ?=
+# And of the soak: make soak SOAK='--minutes 2'
+SOAK ?=
 
-.PHONY: run test check bench format openapi readme clean
+.PHONY: run test check bench soak format openapi readme clean
 
 run: $(VENV)/.installed
 	$(BIN)/tabagent serve
@@ -33,6 +35,9 @@ check: $(VENV)/.tests
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.gguf $(BENCH)
+
+soak: $(VENV)/.tests
+	$(BIN)/python -m benchmarks.soak $(SOAK)
 
 format: $(VENV)/.tests
 	$(BIN)/ruff check --fix .

@@ -8,7 +8,6 @@ Source of the format: the HTML standard, "Server-sent events".
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -56,12 +55,17 @@ class EventStream:
         self._started = False
         self._last = 0.0
         self._lock = asyncio.Lock()
+        self._writing_since: float | None = None
+        self._unread = False
 
     async def run(self, send: Send) -> None:
-        """Send everything. Raises TabAgentError only while no header has been sent."""
-        loop = asyncio.get_running_loop()
-        self._last = loop.time()
-        heart = asyncio.create_task(self._beat(send))
+        """Send everything. Raises TabAgentError only while no header has been sent, and
+        TimeoutError when the client does not read.
+        """
+        me = asyncio.current_task()
+        assert me is not None
+        self._last = asyncio.get_running_loop().time()
+        beside = [asyncio.create_task(self._beat(send)), asyncio.create_task(self._watch(me))]
         try:
             async with aclosing(self._events) as events:
                 async for event in events:
@@ -72,25 +76,44 @@ class EventStream:
                 raise
             document = json.dumps(self._fail(error), ensure_ascii=False)
             await self._write(send, f"event: error\ndata: {document}\n\n".encode(), more=False)
+        except asyncio.CancelledError:
+            if not self._unread:
+                raise
+            me.uncancel()
+            raise TimeoutError("the client did not read") from None
         finally:
-            heart.cancel()
+            for task in beside:
+                task.cancel()
 
     async def _beat(self, send: Send) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._last + self._heartbeat_s - loop.time())
             if loop.time() - self._last >= self._heartbeat_s:
-                with contextlib.suppress(TimeoutError):  # the next event meets it too
-                    await self._write(send, b": still here\n\n")
+                await self._write(send, b": still here\n\n")
+
+    async def _watch(self, writer: asyncio.Task[Any]) -> None:
+        """Cut off a client that does not read: it fills the socket's buffer, and `send` waits.
+
+        One look now and then costs a stream nothing; a timeout around each write would cost a
+        tenth of what a token costs.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._write_stall_s / 4)
+            since = self._writing_since
+            if since is not None and loop.time() - since > self._write_stall_s:
+                self._unread = True
+                writer.cancel()
+                return
 
     async def _write(self, send: Send, data: bytes, *, more: bool = True) -> None:
+        loop = asyncio.get_running_loop()
         async with self._lock:
-            # A client that does not read fills the socket's buffer; then `send` waits for it.
-            async with asyncio.timeout(self._write_stall_s):
-                if not self._started:
-                    self._started = True
-                    await send(
-                        {"type": "http.response.start", "status": 200, "headers": self._headers}
-                    )
-                await send({"type": "http.response.body", "body": data, "more_body": more})
-            self._last = asyncio.get_running_loop().time()
+            self._writing_since = loop.time()
+            if not self._started:
+                self._started = True
+                await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+            self._writing_since = None
+            self._last = loop.time()

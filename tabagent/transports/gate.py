@@ -6,6 +6,7 @@ is. It leaves its finding in `scope["tabagent.caller"]`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -13,9 +14,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeAlias
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tabagent.config import Settings
@@ -34,6 +34,7 @@ OWN_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 OWNER: Final = "owner"
 CALLER: Final = "tabagent.caller"
 REQUEST_ID: Final = "tabagent.request_id"
+Headers: TypeAlias = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Gate:
         self, app: ASGIApp, settings: Settings, token: str, port: Callable[[], int]
     ) -> None:
         self._app, self._settings, self._port = app, settings, port
+        self._local_only = settings.local_only
         self._digest = hashlib.sha256(token.encode()).digest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,11 +62,11 @@ class Gate:
                 return
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers = _read(scope)
         request_id = scope[REQUEST_ID] = _request_id(headers)
         origin = headers.get("origin")
         try:
-            self._check_host(headers.getlist("host"))
+            self._check_host([value for name, value in scope["headers"] if name == b"host"])
             self._check_origin(origin, headers)
             self._check_browser(origin, headers, scope["path"])
             if origin in self._settings.allowed_origins and origin:
@@ -79,8 +81,9 @@ class Gate:
             return
         await self._app(scope, receive, send)
 
-    def _check_host(self, hosts: list[str]) -> None:
+    def _check_host(self, raw: list[bytes]) -> None:
         """A page that rebinds its name to 127.0.0.1 still sends its own name."""
+        hosts = [host.decode("latin-1") for host in raw]
         own = _own_hosts(self._port())
         allowed = self._settings.allowed_hosts
         if len(hosts) == 1 and (
@@ -131,7 +134,7 @@ class Gate:
     def _needs_token(self, scope: Scope, origin: str | None, headers: Headers) -> bool:
         """Under `auth=auto`, programs on this machine and our own pages may call without one."""
         # Bound wide, a proxy on this machine makes everyone look local.
-        if self._settings.auth == "always" or not self._settings.local_only:
+        if self._settings.auth == "always" or not self._local_only:
             return True
         client = scope.get("client")
         if client is None or not _is_loopback(client[0]):
@@ -139,6 +142,17 @@ class Gate:
         own_page = headers.get("sec-fetch-site") == "same-origin"
         from_browser = origin is not None or "sec-fetch-site" in headers
         return from_browser and not own_page
+
+
+def _read(scope: Scope) -> Headers:
+    """The headers by name, once: each look-up in the list that a server gives costs all of it.
+
+    Names come in lower case; of a name that is given twice the first counts.
+    """
+    found: Headers = {}
+    for name, value in scope["headers"]:
+        found.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    return found
 
 
 @lru_cache(maxsize=8)
@@ -154,10 +168,10 @@ def _is_loopback(address: str) -> bool:
 
 def _request_id(headers: Headers) -> str:
     """The caller's own, when it is a UUID; else a new one."""
-    try:
-        return str(uuid.UUID(headers["x-request-id"]))
-    except (KeyError, ValueError):
-        return str(uuid.uuid4())
+    if given := headers.get("x-request-id"):
+        with contextlib.suppress(ValueError):
+            return str(uuid.UUID(given))
+    return str(uuid.uuid4())
 
 
 async def _preflight(send: Send, origin: str, headers: Headers) -> None:

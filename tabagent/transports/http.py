@@ -67,8 +67,10 @@ class PathEndpoint:
 
     async def _payload(self, scope: Scope, receive: Receive) -> dict[str, Any]:
         """Path, query and body as one object; a name given twice is refused."""
-        request = HttpRequest(scope)
         payload: dict[str, Any] = {}
+        if not (scope["query_string"] or scope.get("path_params") or _has_body(scope)):
+            return payload
+        request = HttpRequest(scope)
         body = await read_body(receive, request, self._settings)
         parts: list[Iterable[tuple[str, Any]]] = [
             load_object(body).items() if body else (),
@@ -87,9 +89,13 @@ class PathEndpoint:
         return payload
 
 
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+
+
 async def read_body(receive: Receive, request: HttpRequest, settings: Settings) -> bytes:
     """The whole body. Raises PayloadTooLarge as soon as it must be, RequestTimeout when too slow."""
-    if "content-length" not in request.headers and "transfer-encoding" not in request.headers:
+    if not _has_body(request.scope):
         return b""
     limit = settings.body_limit
     declared = request.headers.get("content-length", "0")

@@ -33,6 +33,7 @@ BACKENDS: Final = {
 }
 CRASH: Final = 70  # EX_SOFTWARE
 LEAVE_S: Final = 0.5  # what the engine's thread gets to tidy up
+SAVE_S: Final = 4.5  # where it keeps its state as well; a little less than the gateway waits
 
 
 def run(backend: str, beat_s: float) -> NoReturn:
@@ -80,6 +81,7 @@ class Worker:
         self._preparing: dict[int, Work] = {}  # on their way to the engine thread
         self._process = psutil.Process()
         self._leave = threading.Event()
+        self._leave_s = LEAVE_S
 
     def serve(self, beat_s: float) -> None:
         """Until the input ends or says so. Raises ValueError when it makes no sense."""
@@ -96,12 +98,13 @@ class Worker:
         # The gateway is gone or has said so: nobody waits for an answer any more.
         self._leave.set()
         self._inbox.put(None)
-        engine.join(LEAVE_S)
+        engine.join(self._leave_s)
 
     # ---- commands -------------------------------------------------------------------------------
     def _hear(self, command: wire.Command) -> None:
         match command:
             case wire.Load():
+                self._leave_s = SAVE_S if command.state_path else LEAVE_S
                 self._inbox.put(lambda: self._answer(command.id, lambda: self._load(command)))
             case wire.Generate() | wire.Embed() | wire.Rank():
                 self._preparing[command.id] = command

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Final
 
-from tabagent.errors import ChatTemplateRejected, InternalError, InvalidRequest
-from tabagent.frames import FrameDecoder, encode
+from tabagent.errors import ChatTemplateRejected, InvalidRequest
+from tabagent.worker.confined import Confined
 
 RENDER_S: Final = 2.0
-START_S: Final = 20.0
-LEAVE_S: Final = 0.3
 LONGEST_OPEN: Final = 64  # characters of a control token's beginning at the end of a text
 MARKS: Final = [chr(code) for code in range(0xE000, 0xF900)]  # private use: means nothing to anyone
 
@@ -30,7 +26,7 @@ class TemplateRenderer:
     def __init__(self, template: str) -> None:
         self._template = template
         self._lock = threading.Lock()
-        self._child = _Child()
+        self._child = self._start()
 
     def render(self, variables: dict[str, Any]) -> str:
         """The prompt. Raises ChatTemplateRejected in the template's own words."""
@@ -39,7 +35,7 @@ class TemplateRenderer:
         with self._lock:
             if not self._child.alive:  # killed for its last request, or by someone else
                 self._child.close()
-                self._child = _Child()
+                self._child = self._start()
             answer = self._child.ask(request)
         if answer is None:
             raise ChatTemplateRejected(
@@ -47,80 +43,14 @@ class TemplateRenderer:
             )
         if "error" in answer:
             raise ChatTemplateRejected(answer["error"])
-        return answer["text"]
+        text: str = answer["text"]
+        return text
 
     def close(self) -> None:
         self._child.close()
 
-
-class _Child:
-    def __init__(self) -> None:
-        self._decoder = FrameDecoder()
-        self._ready = False
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tabagent.worker.template_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-        )
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def ask(self, request: bytes) -> dict[str, str] | None:
-        """The answer, or None when the child died or had to be killed, which ends it."""
-        if not self._ready:
-            if self._within(START_S, self._read) is None:
-                raise InternalError("the template renderer did not start")
-            self._ready = True
-        stdin = self._process.stdin
-        assert stdin is not None
-
-        def exchange() -> bytes | None:
-            view = memoryview(encode(request))
-            while view:
-                view = view[stdin.write(view) or 0 :]
-            return self._read()
-
-        body = self._within(RENDER_S, exchange)
-        return None if body is None else json.loads(body)
-
-    def _within(self, seconds: float, work: Callable[[], bytes | None]) -> bytes | None:
-        """Run `work`; the child is killed after `seconds`, which ends every wait on it."""
-        timer = threading.Timer(seconds, self._process.kill)
-        timer.start()
-        try:
-            answer = work()
-        except (OSError, ValueError):  # a broken pipe; a pipe that `close` has closed
-            answer = None
-        timer.cancel()
-        timer.join()
-        if answer is None:
-            self._process.kill()
-            self._process.wait()
-        return answer
-
-    def _read(self) -> bytes | None:
-        stdout = self._process.stdout
-        assert stdout is not None
-        while data := stdout.read(1 << 16):
-            if bodies := self._decoder.feed(data):
-                return bodies[0]
-        return None
-
-    def close(self) -> None:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.close()
-        try:
-            self._process.wait(LEAVE_S)
-        except subprocess.TimeoutExpired:  # in the middle of a template
-            self._process.kill()
-            self._process.wait()
-        stdout.close()
+    def _start(self) -> Confined:
+        return Confined("tabagent.worker.template_process", answer_s=RENDER_S)
 
 
 class ControlTokenGuard:

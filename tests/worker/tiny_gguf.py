@@ -45,14 +45,19 @@ def byte_letters() -> list[str]:
     return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
 
 
-def vocabulary() -> list[str]:
-    return [*byte_letters(), *(merge.replace(" ", "") for merge in MERGES), *CONTROLS]
+def vocabulary(controls: Sequence[str] = ()) -> list[str]:
+    """`controls`: control tokens beside ChatML's."""
+    merged = (merge.replace(" ", "") for merge in MERGES)
+    return [*byte_letters(), *merged, *CONTROLS, *controls]
 
 
-def tokenizer_pairs(*, template: str | None = CHATML, bos: bool = False) -> list[bytes]:
+def tokenizer_pairs(
+    *, template: str | None = CHATML, bos: bool = False, controls: Sequence[str] = ()
+) -> list[bytes]:
     """What a file says of this vocabulary, and of the chat template."""
-    tokens = vocabulary()
-    types = [NORMAL] * (len(tokens) - len(CONTROLS)) + [CONTROL] * 3 + [UNKNOWN]
+    tokens = vocabulary(controls)
+    plain = len(tokens) - len(CONTROLS) - len(controls)
+    types = [NORMAL] * plain + [CONTROL] * 3 + [UNKNOWN] + [CONTROL] * len(controls)
     pairs = [
         pair("tokenizer.ggml.model", STRING, "gpt2"),
         pair("tokenizer.ggml.pre", STRING, "gpt-2"),
@@ -75,20 +80,22 @@ def write_model(
     template: str | None = CHATML,
     bos: bool = False,
     more: Sequence[bytes] = (),
+    controls: Sequence[str] = (),
+    context: int = 256,
     seed: int = 7,
 ) -> Path:
     """Write the model to `path`. `bos`: prompts start with <|endoftext|>. `more`: further pairs."""
-    tokens = vocabulary()
+    tokens = vocabulary(controls)
     pairs = [
         pair("general.architecture", STRING, "llama"),
-        pair("llama.context_length", U32, 256),
+        pair("llama.context_length", U32, context),
         pair("llama.embedding_length", U32, WIDTH),
         pair("llama.block_count", U32, LAYERS),
         pair("llama.feed_forward_length", U32, FEED_FORWARD),
         pair("llama.attention.head_count", U32, HEADS),
         pair("llama.attention.layer_norm_rms_epsilon", F32, 1e-5),
         pair("llama.rope.dimension_count", U32, WIDTH // HEADS),
-        *tokenizer_pairs(template=template, bos=bos),
+        *tokenizer_pairs(template=template, bos=bos, controls=controls),
         *more,
     ]
     tensors = _tensors(len(tokens))
@@ -125,10 +132,16 @@ def _weights(tensors: list[Tensor], tokens: int, seed: int) -> bytes:
         else:
             spread = 1.0 if tensor.name == "token_embd.weight" else 2.0 / WIDTH**0.5
             numbers = [draw.gauss(0, spread) for _ in range(size)]
-        if tensor.name == "output.weight":  # it never says half a character: those weigh nothing
-            for token, letter in enumerate(vocabulary()[:256]):
-                if not letter.isascii():
-                    numbers[token * WIDTH : (token + 1) * WIDTH] = [0.0] * WIDTH
+        if tensor.name == "output.weight":
+            for token in _unsaid(tokens):
+                numbers[token * WIDTH : (token + 1) * WIDTH] = [0.0] * WIDTH
         data += array.array("f", numbers).tobytes()
         data += bytes(-len(data) % 32)
     return data
+
+
+def _unsaid(tokens: int) -> list[int]:
+    """What weighs nothing: half a character, and control tokens beside ChatML's."""
+    known = vocabulary()
+    halves = [token for token, letter in enumerate(known[:256]) if not letter.isascii()]
+    return [*halves, *range(len(known), tokens)]

@@ -145,7 +145,12 @@ class Dialect:
                 raise _unknown_tool(dialogue.tool_name)
         if not tools and answer is None:
             return None
-        several = dialogue.parallel_tool_calls and self._facts.syntax.several
+        # A function that is named is called once: a list of calls to it would need an end.
+        several = (
+            dialogue.parallel_tool_calls
+            and self._facts.syntax.several
+            and dialogue.tool_name is None
+        )
         wanted = Wanted(tools, required, several, None if required else answer)
         lark = Lark(self._specials, self._json_rule)
         if self._facts.syntax is HARMONY:

@@ -38,10 +38,14 @@ class Match:
 
 
 class Cells:
-    """The sequences of a context. `cuttable`: whether its memory can be shared up to any token."""
+    """The sequences of a context. `cuttable`: whether its memory can be shared up to any token.
 
-    def __init__(self, context: Context, *, cuttable: bool) -> None:
-        self._context, self._cuttable = context, cuttable
+    About `budget` tokens are kept of what nobody runs: a step looks at every cell in use, be it
+    only to find that it is another sequence's.
+    """
+
+    def __init__(self, context: Context, *, cuttable: bool, budget: int) -> None:
+        self._context, self._cuttable, self._budget = context, cuttable, budget
         self._free = list(range(context.sequences))
         self._holders: dict[int, Holder] = {}
         self._trees: dict[Adapters, PrefixTree] = {}
@@ -104,6 +108,14 @@ class Cells:
         holder.running, holder.used_at = False, monotonic()
         for other in self._covered(holder):
             self.drop(other)
+        self._trim()
+
+    def _trim(self) -> None:
+        for oldest in self.kept[:-1]:
+            running = sum(len(h.tokens) for h in self._holders.values() if h.running)
+            if sum(tree.size for tree in self._trees.values()) - running <= self._budget:
+                return
+            self.drop(oldest)
 
     def _covered(self, holder: Holder) -> list[Holder]:
         """Kept sequences of which `holder` has every token: nothing is lost with them."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import llama_cpp.llama_cpp as C
 import numpy as np
 from numpy.typing import NDArray
 
 from tabagent import wire
-from tabagent.errors import OutOfMemory
+from tabagent.errors import InvalidRequest, OutOfMemory
 from tabagent.worker.gguf.native import Model, recent
 
 BATCH: Final = 2048  # tokens given at once
@@ -71,6 +71,11 @@ class Context:
         self.pointer = C.llama_init_from_model(model.pointer, params)
         if not self.pointer:
             said = " ".join(recent)[-300:]
+            if "cache type" in said or "V cache" in said:
+                param = "cache_type_v" if "V cache" in said else "cache_type_k"
+                raise InvalidRequest(
+                    f"llama.cpp cannot keep this model's keys and values so: {said}", param=param
+                )
             raise OutOfMemory(
                 f"llama.cpp could not make room for a context of {kv_tokens} tokens: {said}",
                 device="cpu",
@@ -182,8 +187,3 @@ class Context:
 
     def close(self) -> None:
         C.llama_free(self.pointer)
-
-
-def supported(cache_type: Any) -> bool:
-    """Whether `cache_type` names a type that keys and values can be kept in."""
-    return cache_type in CACHE

@@ -82,6 +82,8 @@ class Model:
             C.llama_model_is_recurrent(self.pointer) or C.llama_model_is_hybrid(self.pointer)
         )
         self._pieces: dict[tuple[int, bool], bytes] = {}
+        self.parameters: int = C.llama_model_n_params(self.pointer)
+        self.heads: int = C.llama_model_n_head(self.pointer) * C.llama_model_n_layer(self.pointer)
         bos = C.llama_vocab_bos(vocab)
         self.bos = self._special(bos)
         self.prompt_start = [bos] if bos >= 0 and C.llama_vocab_get_add_bos(vocab) else []

@@ -32,6 +32,16 @@ class PrefixTree:
     def __len__(self) -> int:
         return len(self._lists)
 
+    @property
+    def size(self) -> int:
+        """Tokens in the tree, each beginning that several share counted once."""
+        total, rest = 0, [self._root]
+        while rest:
+            node = rest.pop()
+            total += node.end - node.start
+            rest += node.children.values()
+        return total
+
     def insert(self, key: int, tokens: list[int]) -> None:
         """Add a list, which may grow at its end from now on and change in no other way."""
         self._lists[key] = tokens

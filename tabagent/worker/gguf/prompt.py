@@ -5,30 +5,40 @@ from __future__ import annotations
 from typing import Any
 
 from tabagent import wire
-from tabagent.errors import (
-    ContextLengthExceeded,
-    InvalidRequest,
-    UnsupportedParameter,
-    WrongModelTask,
-)
+from tabagent.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
+from tabagent.worker.constraint.vocabulary import Vocabulary
 from tabagent.worker.gguf.native import Model
 from tabagent.worker.gguf.sampling import biases
 from tabagent.worker.gguf.sequence import Prompt
 from tabagent.worker.gguf.vocabulary import check_tokens
-from tabagent.worker.template import ControlTokenGuard, TemplateRenderer
+from tabagent.worker.speech import Speech
 
 
 class Prompter:
-    """Makes prompts for one model, on any thread. `close` ends the template's process."""
+    """Makes prompts for one model, on any thread. `close` ends the processes beside it."""
 
     def __init__(self, model: Model, n_ctx: int) -> None:
         self._model, self._n_ctx = model, n_ctx
-        self._renderer: TemplateRenderer | None = None
-        if model.chat_template:
-            self._renderer = TemplateRenderer(model.chat_template)  # starts beside the rest
-        self._guard = ControlTokenGuard(
-            model.piece(token, special=True).decode(errors="replace")
+        self._control = {
+            model.piece(token, special=True).decode(errors="replace"): token
             for token in model.control_tokens
+        }
+        self._speech = Speech(
+            model.chat_template,
+            self._control,
+            {"bos_token": model.bos, "eos_token": model.eos},
+            self._vocabulary,
+        )
+
+    def _vocabulary(self) -> Vocabulary:
+        """All tokens, for grammars: seconds of work, so only once somebody wants one."""
+        model, control = self._model, frozenset(self._model.control_tokens)
+        tokens = range(model.n_vocab)
+        return Vocabulary(
+            pieces=[model.piece(token, special=True) for token in tokens],
+            special=[token in control for token in tokens],
+            end_tokens=model.end_tokens,
+            tokenize=lambda text: model.tokenize(text, add_special=False, parse_special=False),
         )
 
     def prepare(self, command: wire.Generate) -> Prompt:
@@ -43,12 +53,18 @@ class Prompter:
                 errors=[{"pointer": f"/{param}", "detail": "must hold at least one token"}],
             )
         limit, cause = self._limit(len(tokens), command.max_tokens)
+        plan = self._speech.plan(command, text)
+        closing = self._model.tokenize(plan.closing, add_special=False, parse_special=True)
         return Prompt(
             tokens=tokens,
             text=text,
             limit=limit,
             limit_cause=cause,
             bias=biases(self._model, command.sampling),
+            constraint=plan.constraint,
+            parser=plan.parser,
+            shown=plan.shown,
+            closing=closing,
         )
 
     def _read(self, command: wire.Generate) -> tuple[str, str, list[int]]:
@@ -91,23 +107,13 @@ class Prompter:
     ) -> tuple[str, list[int]]:
         """The prompt as text, and its tokens: what people wrote is never read as control tokens."""
         model = self._model
-        if self._renderer is None:
-            raise WrongModelTask("this model has no chat template: use /v1/completions")
-        guarded, mark = self._guard.guard({**dialogue.variables, "messages": messages})
-        prompt = self._renderer.render(
-            {
-                **guarded,
-                "bos_token": model.bos,
-                "eos_token": model.eos,
-                "add_generation_prompt": generation,
-            }
-        )
-        starts = model.bos != "" and prompt.startswith(model.bos)  # the template did it
-        tokens = [] if starts or not prompt else list(model.prompt_start)
-        for text, special in self._guard.split(prompt, mark):
+        rendered = self._speech.render(messages, dialogue, generation=generation)
+        first, control = rendered.stretches[0] if rendered.stretches else ("", True)
+        marked = model.bos != "" and control and first.startswith(model.bos)  # by the template
+        tokens = [] if marked or not rendered.text else list(model.prompt_start)
+        for text, special in rendered.stretches:
             tokens += model.tokenize(text, add_special=False, parse_special=special)
-        return prompt.replace(mark, "") if mark else prompt, tokens
+        return rendered.text, tokens
 
     def close(self) -> None:
-        if self._renderer:
-            self._renderer.close()
+        self._speech.close()

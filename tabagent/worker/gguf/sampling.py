@@ -47,6 +47,7 @@ META: Final = {  # the key in a model file, and what a recommendation may say
 BREAKERS: Final = ["\n", ":", '"', "*"]  # where DRY stops looking for repetitions
 BLOCKS: Final = 128  # each holds every 128th token; see `shortlist`
 CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+SEED_STRIDE: Final = 0x9E3779B1  # between the seeds of choices; odd, so that none comes twice
 
 
 def model_defaults(model: Model) -> dict[str, float]:
@@ -108,7 +109,8 @@ class Sampler:
             return float(own if own is not None else defaults[name])
 
         seed = wish.seed if wish.seed is not None else secrets.randbits(32)
-        seed = (seed + choice) & 0xFFFFFFFF
+        # Far apart: the next seed's choices must not be this one's again.
+        seed = (seed + choice * SEED_STRIDE) & 0xFFFFFFFF
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         self._touched = set(bias)  # tokens whose logits the chain changes before it looks
         self._whole = False  # whether it has to look at the whole vocabulary

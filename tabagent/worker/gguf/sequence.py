@@ -6,47 +6,16 @@ from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Protocol
 
 from tabagent import wire
+from tabagent.errors import GrammarInvalid
+from tabagent.worker.constraint.compiler import Constraint
+from tabagent.worker.dialect.parser import Parser, Said
 from tabagent.worker.gguf.cells import Holder, Match
 from tabagent.worker.gguf.chances import chance
 from tabagent.worker.gguf.context import Adapters, Logits
 from tabagent.worker.gguf.sampling import Sampler
 from tabagent.worker.text import TextStream
-
-
-class Said(Protocol):
-    """What a piece of text turned out to be."""
-
-    @property
-    def content(self) -> str: ...
-    @property
-    def reasoning(self) -> str: ...
-    @property
-    def tools(self) -> list[wire.ToolDelta]: ...
-
-
-class Parser(Protocol):
-    """Tells reasoning and tool calls from the answer, as text comes in."""
-
-    @property
-    def reasoning_open(self) -> bool: ...
-    @property
-    def called(self) -> bool: ...
-    def feed(self, text: str) -> Said | None: ...
-    def end(self) -> Said | None: ...
-
-
-class Constraint(Protocol):
-    """What may come next. Errors are TabAgentErrors."""
-
-    @property
-    def finished(self) -> bool: ...
-    def allow(self, logits: Logits) -> None: ...
-    def accept(self, token: int) -> None: ...
-    def forced(self) -> list[int]: ...
-    def copy(self) -> Constraint: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,21 +139,35 @@ class Sequence:
             if self._top is not None:
                 self._chances.pop()  # it is no part of the answer
             return "eos"
+        if not self._fits(token):
+            assert self._constraint is not None
+            if self._constraint.accepting:  # only an end may follow, and ends are ignored
+                return "eos"
+            raise GrammarInvalid("no token of the model's can go on from here")
         self._take(token)
-        if self._constraint is not None:
-            self._constraint.accept(token)
+        if self._thinking:
+            self._thoughts += 1
+            generation.reasoned += 1
         if cause := self._cause():
             return cause
-        forced = self._forced()
-        for token in forced:
+        for token in self._forced():
+            if not self._fits(token):
+                break
             self._take(token)
-            if self._constraint is not None:
-                self._constraint.accept(token)
             if cause := self._cause():
                 return cause
         if self._constraint is not None and self._constraint.finished:
             return "eos"
         return None
+
+    def _fits(self, token: int) -> bool:
+        """Let the constraint take a token. False when it may not follow."""
+        try:
+            if self._constraint is not None:
+                self._constraint.accept(token)
+        except ValueError:
+            return False
+        return True
 
     def _take(self, token: int) -> None:
         self.tokens.append(token)
@@ -199,15 +182,16 @@ class Sequence:
 
     def _forced(self) -> list[int]:
         """Tokens that follow whatever the model would say."""
-        if self._parser is not None and self._parser.reasoning_open:
-            self._thoughts += 1
-            self.generation.reasoned += 1
-            budget = self.generation.command.thinking_budget
-            if budget is not None and self._thoughts == max(budget, 1):
-                return list(self.generation.prompt.closing)
+        budget = self.generation.command.thinking_budget
+        if self._thinking and budget is not None and self._thoughts == max(budget, 1):
+            return list(self.generation.prompt.closing)
         if self._constraint is not None and self._top is None:
             return self._constraint.forced()
         return []
+
+    @property
+    def _thinking(self) -> bool:
+        return self._parser is not None and self._parser.reasoning_open
 
     def _bytes(self, token: int) -> bytes:
         return self._piece(token, special=token in self.generation.prompt.shown)

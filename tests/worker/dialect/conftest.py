@@ -55,7 +55,7 @@ class Template:
 MakeTemplate = Callable[..., Template]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def template() -> Iterator[MakeTemplate]:
     """The fixture template of a name, all of them in one child."""
     child = TemplateRenderer("")
@@ -64,13 +64,13 @@ def template() -> Iterator[MakeTemplate]:
     child.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def qwen(vocabulary: Vocabulary) -> Tokens:
     """A vocabulary in which all that matters here is text."""
     return Tokens.load(vocabulary("qwen2"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def reserved(vocabulary: Vocabulary) -> Tokens:
     """A vocabulary in which all that matters here is a control token."""
     own = [f"<|reserved_special_token_{i}|>" for i in range(len(RESERVED))]

@@ -39,6 +39,8 @@ def test_it_finds_what_a_search_through_all_lists_finds(seed: int) -> None:
                 found = tree.matches(tokens)
                 longest = max((_common(tokens, other) for other in lists.values()), default=0)
                 assert (found[-1][0] if found else 0) == longest
+                beginnings = {tuple(o[:n]) for o in lists.values() for n in range(1, len(o) + 1)}
+                assert tree.size == len(beginnings)
                 for length, keys in found:
                     begun = tokens[:length]
                     assert keys == {k for k, o in lists.items() if o[:length] == begun}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tabagent.worker.gguf.sampling import SEED_STRIDE
 from tests.worker.gguf.conftest import Start
 from tests.worker.gguf.driver import Engine
 from tests.worker.tiny_mamba import write_mamba
@@ -98,6 +99,15 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first(start: Start) -> None
     assert engine.say(f"0 {SYSTEM}", max_tokens=2).usage.cached_tokens < 5
 
 
+def test_no_more_tokens_are_kept_than_pay_and_the_last_conversation_always(start: Start) -> None:
+    engine = start(slots=2)
+    for number in range(20):
+        engine.say(f"{number} {SYSTEM}", max_tokens=2)
+        kept = engine.backend._cells.kept
+        assert sum(holder.done for holder in kept[1:]) <= 256
+        assert kept[-1].tokens[:5] == engine.tokens(f"{number} {SYSTEM}")[:5]
+
+
 def test_a_turn_that_another_goes_beyond_is_not_kept_twice(start: Start) -> None:
     engine = start(slots=2)
     prompt = SYSTEM
@@ -115,7 +125,7 @@ def test_choices_share_their_prompt_and_each_has_its_own_seed(start: Start) -> N
     assert told.usage.completion_tokens == 36
     assert sum(stretches) <= told.usage.prompt_tokens + 36 + 3
     for index in range(3):
-        own = {"temperature": 1.0, "seed": 5 + index}
+        own = {"temperature": 1.0, "seed": (5 + index * SEED_STRIDE) & 0xFFFFFFFF}
         assert engine.say(SYSTEM, max_tokens=12, sampling=own).text == told.texts[index]
 
 
