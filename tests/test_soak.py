@@ -38,3 +38,14 @@ def test_what_is_kept_fails_its_check() -> None:
         "slots and queues are empty before and after",
         "descriptors are given back",
     }
+
+
+def test_a_leak_fails_both_checks_of_memory() -> None:
+    result = Soaked(600, 12, {GATEWAY: Vitals()}, {GATEWAY: Vitals()})
+    for second in range(600):
+        result.histories[GATEWAY].add(second, Vitals(own=second / 30))  # 2 MB a minute
+    found = checks(result, [], [], memory=True)[-2:]
+    assert [check.passed for check in found] == [False, False]
+    for vitals in result.histories[GATEWAY].seen:
+        vitals.own = 50
+    assert all(check.passed for check in checks(result, [], [], memory=True)[-2:])
