@@ -87,12 +87,13 @@ class Speech:
         _, dialect = self._chat()
         dialogue = with_held_tools(command.dialogue)
         lark = dialect.grammar(dialogue, answer, prompt)
-        plain = isinstance(dialect.parser(command.dialogue, prompt), PlainParser)
+        parser = dialect.parser(command.dialogue, prompt)
+        plain = isinstance(parser, PlainParser)
         return Plan(
             parser=None if plain else lambda: dialect.parser(command.dialogue, prompt),
             constraint=self._compiler.compile(lark) if lark else None,
             shown=frozenset(self._control[t] for t in dialect.control & self._control.keys()),
-            closing=dialect.reasoning.closing if dialect.reasoning else "",
+            closing=parser.closing,
         )
 
     def _chat(self) -> tuple[TemplateRenderer, Dialect]:
