@@ -101,6 +101,7 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first(start: Start) -> None
 
 def test_no_more_tokens_are_kept_than_pay_and_the_last_conversation_always(start: Start) -> None:
     engine = start(slots=2)
+    engine.backend._cells._budget = 256
     for number in range(20):
         engine.say(f"{number} {SYSTEM}", max_tokens=2)
         kept = engine.backend._cells.kept
