@@ -7,6 +7,7 @@ leaves nothing behind. A worker that crashed is started again by itself, within 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -171,7 +172,7 @@ class Supervisor:
         return process
 
     def _load_command(self, id_: int, model: Model, placement: Placement) -> wire.Load:
-        state = self._settings.data_dir / "states" / model.id.replace("/", "--")
+        state = self._settings.data_dir / "states" / re.sub("[/:]", "--", model.id)
         return wire.Load(
             id_,
             path=str(model.path),

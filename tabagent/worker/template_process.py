@@ -8,9 +8,6 @@ worker kills it when an answer takes too long. Frames of JSON in, frames of JSON
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
@@ -22,6 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tabagent.frames import FrameDecoder, encode
+from tabagent.worker.confinement import alarm, run
 
 MEMORY: Final = 512 * 2**20  # bytes of address space
 LARGEST: Final = 8 * 2**20  # characters of a rendered prompt
@@ -98,30 +96,15 @@ def main(read: Callable[[int], bytes], write: Callable[[bytes], Any]) -> None:
     while data := read(1 << 16):
         for body in decoder.feed(data):
             request = json.loads(body)
-            _alarm(ALARM_S)
+            alarm(ALARM_S)
             try:
                 answer = render(compiled(request["template"]), request["variables"])
             except Exception as error:  # Python's compiler has its own limits and errors
                 answer = {"error": f"the template does not compile: {_said(error)}"}
             said = json.dumps(answer, ensure_ascii=False).encode()
-            _alarm(0)
+            alarm(0)
             write(encode(said))
 
 
-def _alarm(seconds: int) -> None:
-    """The process ends after so many seconds; 0 calls it off. The kernel does it."""
-    if sys.platform != "win32":
-        signal.alarm(seconds)
-
-
-def _limit() -> None:
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 if __name__ == "__main__":
-    _limit()
-    main(lambda size: os.read(0, size), lambda data: os.write(1, data))
+    run(main, MEMORY)

@@ -8,9 +8,6 @@ model is. The first frame tells the vocabulary without its texts, then each asks
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -20,6 +17,7 @@ from llguidance import LLTokenizer
 from tabagent.errors import GrammarInvalid
 from tabagent.frames import FrameDecoder, encode
 from tabagent.worker.confined import Confined
+from tabagent.worker.confinement import alarm, run
 from tabagent.worker.constraint.matcher import STACK, make_matcher
 from tabagent.worker.constraint.vocabulary import Vocabulary, make_tokenizer
 
@@ -83,9 +81,9 @@ def main(read: Callable[[int], bytes], write: Callable[[bytes], Any]) -> None:
                 tokenizer = _tokenizer(json.loads(body))
                 write(encode(b"{}"))  # ready
                 continue
-            _alarm(ALARM_S)
+            alarm(ALARM_S)
             answer = _judge(tokenizer, json.loads(body))
-            _alarm(0)
+            alarm(0)
             write(encode(json.dumps(answer).encode()))
 
 
@@ -112,20 +110,5 @@ def _tokenizer(shape: dict[str, Any]) -> LLTokenizer:
     )
 
 
-def _alarm(seconds: int) -> None:
-    """The process ends after so many seconds; 0 calls it off. The kernel does it."""
-    if sys.platform != "win32":
-        signal.alarm(seconds)
-
-
-def _limit() -> None:
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 if __name__ == "__main__":
-    _limit()
-    main(lambda size: os.read(0, size), lambda data: os.write(1, data))
+    run(main, MEMORY)

@@ -150,6 +150,8 @@ class Scheduler:
             for s in self._waiting
             if not s.generation.started_at and s.generation.queued_at <= since
         }
+        if not late:
+            return []
         error = QueueTimeout(f"no slot came free in {self._queue_wait_s:g} s", retry_after=5)
         return [self._fail(generation, error) for generation in late]
 

@@ -1,0 +1,28 @@
+"""What a confined child does to itself: see confined.py for the side that asks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+Main = Callable[[Callable[[int], bytes], Callable[[bytes], Any]], None]
+"""Reads frames with the first function and writes them with the second, until the input ends."""
+
+
+def alarm(seconds: int) -> None:
+    """The process ends after so many seconds; 0 calls it off. The kernel does it."""
+    if sys.platform != "win32":
+        signal.alarm(seconds)
+
+
+def run(main: Main, memory: int) -> None:
+    """Serve stdin and stdout within `memory` bytes of address space."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    main(lambda size: os.read(0, size), lambda data: os.write(1, data))
