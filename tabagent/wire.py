@@ -18,6 +18,8 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 StopCause = Literal["eos", "stop", "length", "context", "halted"]
 FlashAttention = Literal["auto", "on", "off"]
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+KvLayout = Literal["auto", "shared", "separate"]
+"""One KV cache for all sequences, or a part for each; auto: parts, where each has room for all."""
 Speculation = Literal["off", "ngram", "draft"]
 Pooling = Literal["mean", "cls", "last", "rank"]
 
@@ -98,13 +100,15 @@ class Load(_Message):
     path: str
     n_ctx: int  # context of one sequence in tokens
     slots: int  # sequences decoded together
-    kv_tokens: int  # room that all sequences share
+    kv_tokens: int  # room of all sequences together
     threads: int
     queue_wait_s: float  # how long a request may wait for a slot
     threads_batch: int = 0  # for prompts; 0: as many as for decoding
     flash_attention: FlashAttention = "auto"
     cache_type_k: CacheType = "f16"
     cache_type_v: CacheType = "f16"
+    kv_layout: KvLayout = "auto"
+    kept_bytes: int = 0  # for computed prompts outside the KV cache; with separate parts only
     mmap: bool = True
     mlock: bool = False
     speculation: Speculation = "off"

@@ -1,31 +1,36 @@
 """Who owns what in the KV cache: sequences that run, and ended ones that the next may begin like.
 
-Every sequence has an id of the context. Computed tokens are shared between ids, so a system prompt
-that a hundred chats begin with is computed and kept once. What nobody runs any more is kept until
-ids or cells are wanted, the least recently used goes first.
+A `Holder` is a sequence and its tokens. What many begin with is computed once; what nobody runs any
+more is kept, the least recently used goes first. Where the tokens lie is up to the layout: one
+memory that all share (`SharedCells`), or one for each sequence (`streams.Streams`).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
 from time import monotonic
 
-from tabagent.worker.gguf.context import Adapters, Context
+from tabagent.worker.gguf.context import Adapters, Context, State
 from tabagent.worker.gguf.prefix import PrefixTree
 
 
 @dataclass(eq=False, slots=True)
 class Holder:
-    """A sequence of the context: its tokens, of which the first `done` are computed."""
+    """A sequence: its tokens, of which the first `done` are computed."""
 
-    id: int
+    key: int
     tokens: list[int]
     adapters: Adapters  # the same tokens are other numbers under another adapter
+    id: int = -1  # in the context, once it has a place there
     done: int = 0
     running: bool = True
     used_at: float = 0.0
     stalled: bool = False  # it waits for another, so nobody should wait for it
     snapshot_at: int = 0  # when so many are computed, a copy will be kept
+    state: State | None = None  # what is computed, where it lies outside the context
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +42,15 @@ class Match:
     coming: int
 
 
-class Cells:
-    """The sequences of a context. `cuttable`: whether its memory can be shared up to any token.
+class Cells(ABC):
+    """The sequences of a context. `cuttable`: whether its memory can be shared up to any token."""
 
-    About `budget` tokens are kept of what nobody runs: a step looks at every cell in use, be it
-    only to find that it is another sequence's.
-    """
-
-    def __init__(self, context: Context, *, cuttable: bool, budget: int) -> None:
-        self._context, self._cuttable, self._budget = context, cuttable, budget
-        self._free = list(range(context.sequences))
+    def __init__(self, context: Context, *, cuttable: bool) -> None:
+        self._context, self._cuttable = context, cuttable
+        self._free = list(range(context.sequences))  # a heap: low ids first
         self._holders: dict[int, Holder] = {}
         self._trees: dict[Adapters, PrefixTree] = {}
+        self._keys = count()
 
     @property
     def kept(self) -> list[Holder]:
@@ -57,20 +59,46 @@ class Cells:
         return sorted(idle, key=lambda holder: holder.used_at)
 
     def open(self, tokens: list[int], adapters: Adapters = ()) -> Holder:
-        """A new sequence; room for it is made among what is kept."""
-        if not self._free:
-            self.drop(self.kept[0])
-        holder = Holder(self._free.pop(), tokens, adapters)
-        self._holders[holder.id] = holder
-        self._tree(adapters).insert(holder.id, tokens)
+        """A new sequence, which others may match from now on. `seat` or `share` gives it a place."""
+        holder = Holder(next(self._keys), tokens, adapters)
+        self._holders[holder.key] = holder
+        self._tree(adapters).insert(holder.key, tokens)
         return holder
+
+    @abstractmethod
+    def seat(self, holder: Holder) -> None:
+        """Give a sequence an empty place in the context, at the cost of what is kept."""
+
+    @abstractmethod
+    def share(self, source: Holder, target: Holder, length: int) -> None:
+        """Let `target`, which has no place yet, begin with the first `length` tokens of `source`."""
+
+    @abstractmethod
+    def make_room(self) -> bool:
+        """Give up the longest unused of what is kept. False when that would not help."""
+
+    @abstractmethod
+    def _trim(self) -> None:
+        """Let go what is kept beyond the budget."""
+
+    def worth(self, source: Holder, length: int) -> bool:
+        """Whether to share so many tokens costs less than to compute them."""
+        return True
+
+    @abstractmethod
+    def recall(self, holder: Holder) -> None:
+        """Give a kept sequence its place in the context back."""
+
+    def bridges(self, ids: list[int]) -> list[tuple[int, int]]:
+        """Where a batch for these ids, in order, had better compute a token in vain: (id, at)."""
+        return []
 
     def match(self, holder: Holder, most: int) -> Match | None:
         """Who shares most of the first `most` tokens with `holder`, which has none computed."""
         best: Match | None = None
-        for length, ids in self._tree(holder.adapters).matches(holder.tokens):
-            for id_ in ids:
-                other = self._holders[id_]
+        for length, keys in self._tree(holder.adapters).matches(holder.tokens):
+            for key in keys:
+                other = self._holders[key]
                 if other is holder:
                     continue
                 ready, coming = min(length, other.done, most), min(length, most)
@@ -82,12 +110,6 @@ class Cells:
                 if best is None or (coming, ready) > (best.coming, best.ready):
                     best = Match(other, ready, coming)
         return best if best and best.coming else None
-
-    def share(self, source: Holder, target: Holder, length: int) -> None:
-        """Let `target`, of which nothing is computed, begin with tokens of `source`."""
-        self._context.share(source.id, target.id, length)
-        target.done = length
-        source.used_at = monotonic()
 
     def snapshot(self, source: Holder) -> None:
         """Keep a copy of what is computed of `source`, as it is now."""
@@ -102,28 +124,21 @@ class Cells:
             return
         if len(holder.tokens) != holder.done:
             tree = self._tree(holder.adapters)
-            tree.remove(holder.id)
+            tree.remove(holder.key)
             holder.tokens = holder.tokens[: holder.done]
-            tree.insert(holder.id, holder.tokens)
+            tree.insert(holder.key, holder.tokens)
         holder.running, holder.used_at = False, monotonic()
         for other in self._covered(holder):
             self.drop(other)
         self._trim()
-
-    def _trim(self) -> None:
-        for oldest in self.kept[:-1]:
-            running = sum(len(h.tokens) for h in self._holders.values() if h.running)
-            if sum(tree.size for tree in self._trees.values()) - running <= self._budget:
-                return
-            self.drop(oldest)
 
     def _covered(self, holder: Holder) -> list[Holder]:
         """Kept sequences of which `holder` has every token: nothing is lost with them."""
         if not self._cuttable:
             return []
         found = self._tree(holder.adapters).matches(holder.tokens)
-        ids = set().union(*(ids for _, ids in found))
-        others = (self._holders[id_] for id_ in ids if id_ != holder.id)
+        keys = set().union(*(keys for _, keys in found))
+        others = (self._holders[key] for key in keys if key != holder.key)
         size = holder.done
         return [
             other
@@ -134,21 +149,58 @@ class Cells:
         ]
 
     def drop(self, holder: Holder) -> None:
-        """Forget a sequence; its id is free."""
-        self._context.forget(holder.id)
-        holder.running, holder.done = False, 0
-        self._tree(holder.adapters).remove(holder.id)
-        del self._holders[holder.id]
-        self._free.append(holder.id)
+        """Forget a sequence; its place is free."""
+        self._vacate(holder)
+        holder.running, holder.done, holder.state = False, 0, None
+        self._tree(holder.adapters).remove(holder.key)
+        del self._holders[holder.key]
         if not len(self._trees[holder.adapters]):
             del self._trees[holder.adapters]
 
+    def _vacate(self, holder: Holder) -> None:
+        if holder.id >= 0:
+            self._context.forget(holder.id)
+            heappush(self._free, holder.id)
+            holder.id = -1
+
+    def _tree(self, adapters: Adapters) -> PrefixTree:
+        return self._trees.setdefault(adapters, PrefixTree())
+
+
+class SharedCells(Cells):
+    """All sequences in one memory: what they share lies there once.
+
+    About `budget` tokens are kept of what nobody runs: a step looks at every cell in use, be it
+    only to find that it is another sequence's.
+    """
+
+    def __init__(self, context: Context, *, cuttable: bool, budget: int) -> None:
+        super().__init__(context, cuttable=cuttable)
+        self._budget = budget
+
+    def seat(self, holder: Holder) -> None:
+        if not self._free:
+            self.drop(next(kept for kept in self.kept if kept.id >= 0))
+        holder.id = heappop(self._free)
+
+    def share(self, source: Holder, target: Holder, length: int) -> None:
+        source.used_at = monotonic()  # first of all, so that it does not make room for the target
+        self.seat(target)
+        self._context.share(source.id, target.id, length)
+        target.done = length
+
+    def recall(self, holder: Holder) -> None:
+        pass  # it never left
+
     def make_room(self) -> bool:
-        """Give up the longest unused of what is kept. False when there is nothing."""
         kept = self.kept
         if kept:
             self.drop(kept[0])
         return bool(kept)
 
-    def _tree(self, adapters: Adapters) -> PrefixTree:
-        return self._trees.setdefault(adapters, PrefixTree())
+    def _trim(self) -> None:
+        for oldest in self.kept[:-1]:
+            running = sum(len(h.tokens) for h in self._holders.values() if h.running)
+            if sum(tree.size for tree in self._trees.values()) - running <= self._budget:
+                return
+            self.drop(oldest)

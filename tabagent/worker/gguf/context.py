@@ -7,17 +7,19 @@ import os
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-import llama_cpp.llama_cpp as C
 import numpy as np
 from numpy.typing import NDArray
 
 from tabagent import wire
 from tabagent.errors import InvalidRequest, OutOfMemory
+from tabagent.worker.gguf.binding import C
 from tabagent.worker.gguf.native import Model, recent
 
 BATCH: Final = 2048  # tokens given at once
 MICRO_BATCH: Final = 512  # of which so many are computed together
 Logits: TypeAlias = NDArray[np.float32]
+State: TypeAlias = NDArray[np.uint8]
+"""A sequence's part of the KV cache, as llama.cpp writes it."""
 
 FLASH: Final[dict[wire.FlashAttention, int]] = {
     "auto": C.LLAMA_FLASH_ATTN_TYPE_AUTO,
@@ -39,7 +41,10 @@ Adapters: TypeAlias = tuple[tuple[str, float], ...]
 
 
 class Context:
-    """Room for `kv_tokens` tokens of at most `sequences` sequences; `outputs` logits rows a batch."""
+    """Room for `kv_tokens` tokens of at most `sequences` sequences; `outputs` logits rows a batch.
+
+    `unified`: all sequences share the room; else each has its part of it.
+    """
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Context:
         sequences: int,
         outputs: int,
         threads: int,
+        unified: bool = True,
         threads_batch: int = 0,
         flash_attention: wire.FlashAttention = "auto",
         cache_type_k: wire.CacheType = "f16",
@@ -64,7 +70,7 @@ class Context:
         params.n_threads_batch = threads_batch or threads
         params.flash_attn_type = FLASH[flash_attention]
         params.type_k, params.type_v = CACHE[cache_type_k], CACHE[cache_type_v]
-        params.kv_unified = True
+        params.kv_unified = unified
         params.swa_full = True  # else a sliding window could not be cut where a prompt differs
         params.no_perf = True
         recent.clear()
@@ -86,6 +92,8 @@ class Context:
         self._adapters: Adapters = ()
         self.kv_tokens: int = C.llama_n_ctx(self.pointer)
         self.sequences, self.outputs = sequences, params.n_outputs_max
+        self.unified = unified
+        self.stream_tokens = self.kv_tokens if unified else self.kv_tokens // sequences
         # No more than the context takes at once: it aborts on one token over.
         self.batch_size: int = C.llama_n_batch(self.pointer)
         self._allot(self.batch_size)
@@ -166,6 +174,21 @@ class Context:
         """Let `target`, which is empty, begin with the first `length` tokens of `source`."""
         end = -1 if self._model.recurrent else length
         C.llama_memory_seq_cp(self._memory, source, target, 0, end)
+
+    def take_out(self, sequence: int) -> State:
+        """A copy of what is computed of a sequence, outside the context."""
+        state: State = np.empty(C.llama_state_seq_get_size(self.pointer, sequence), np.uint8)
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        size = C.llama_state_seq_get_data(self.pointer, pointer, state.nbytes, sequence)
+        if size != state.nbytes:
+            raise RuntimeError(f"a sequence of {state.nbytes} bytes came out as {size}")
+        return state
+
+    def put_back(self, sequence: int, state: State) -> None:
+        """Let a sequence be what `take_out` gave."""
+        pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        if not C.llama_state_seq_set_data(self.pointer, pointer, state.nbytes, sequence):
+            raise RuntimeError(f"a sequence could not be put back: {' '.join(recent)}")
 
     def save(self, sequence: int, tokens: list[int], path: str) -> int:
         """Write a sequence and its tokens to a file; its size in bytes, 0 when it failed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from tabagent import wire
 from tabagent.errors import InvalidRequest, WrongModelTask
 from tabagent.worker.backend import Counts, Work
 from tabagent.worker.gguf import state, vocabulary
-from tabagent.worker.gguf.cells import Cells
+from tabagent.worker.gguf.cells import Cells, SharedCells
 from tabagent.worker.gguf.context import Context
 from tabagent.worker.gguf.native import ENGINE, Model
 from tabagent.worker.gguf.prompt import Prompter
@@ -18,8 +19,9 @@ from tabagent.worker.gguf.sampling import Sampler, model_defaults
 from tabagent.worker.gguf.scheduler import SCORED_ROWS, Drafter, Scheduler
 from tabagent.worker.gguf.sequence import Generation, Prompt, Sequence
 from tabagent.worker.gguf.speculation import DraftModel, PromptLookup
+from tabagent.worker.gguf.streams import Streams
 
-KEPT: Final = 32  # ended sequences that the next may begin like
+KEPT: Final = 32  # ended sequences in a shared cache that the next may begin like
 LEAST_KEPT: Final = 2048  # tokens of them
 WORK_PER_CELL: Final = 450  # weights multiplied in the time that passing over a cell takes a head
 
@@ -37,23 +39,31 @@ class GgufBackend:
 
     def load(self, command: wire.Load, progress: Callable[[float], None]) -> dict[str, Any]:
         model = self._model = Model(command.path, progress, mmap=command.mmap, mlock=command.mlock)
-        self._prompter = Prompter(model, command.n_ctx)
         self._defaults = model_defaults(model)
-        cuttable = not model.recurrent
-        # A recurrent state is as large for one token as for all: as many copies as slots.
-        kept = KEPT if cuttable else command.slots
-        context = self._context = Context(
-            model,
-            kv_tokens=max(command.kv_tokens, command.n_ctx),
-            sequences=command.slots + kept,
-            outputs=command.slots * (1 + command.draft_tokens) + SCORED_ROWS,
-            threads=command.threads,
-            threads_batch=command.threads_batch,
-            flash_attention=command.flash_attention,
-            cache_type_k=command.cache_type_k,
-            cache_type_v=command.cache_type_v,
+        cuttable, slots = not model.recurrent, command.slots
+        separate = _separate(command, model)
+        with ThreadPoolExecutor(1) as beside:
+            # C clears the cache, without Python's lock: time to read the vocabulary.
+            making = beside.submit(
+                Context,
+                model,
+                kv_tokens=max(command.kv_tokens, command.n_ctx * (slots if separate else 1)),
+                sequences=slots + (0 if separate else KEPT if cuttable else slots),
+                outputs=slots * (1 + command.draft_tokens) + SCORED_ROWS,
+                threads=command.threads,
+                unified=not separate,
+                threads_batch=command.threads_batch,
+                flash_attention=command.flash_attention,
+                cache_type_k=command.cache_type_k,
+                cache_type_v=command.cache_type_v,
+            )
+            self._prompter = Prompter(model, command.n_ctx)
+            context = self._context = making.result()
+        self._cells: Cells = (
+            Streams(context, budget=command.kept_bytes)
+            if separate
+            else SharedCells(context, cuttable=cuttable, budget=_budget(model))
         )
-        self._cells = Cells(context, cuttable=cuttable, budget=_budget(model))
         self._scheduler = Scheduler(
             context,
             self._cells,
@@ -78,6 +88,7 @@ class GgufBackend:
             "device": "cpu",
             "vocabulary": model.n_vocab,
             "kv_tokens": context.kv_tokens,
+            "kv_layout": "separate" if separate else "shared",
             "restored_tokens": restored,
         }
 
@@ -174,6 +185,23 @@ class GgufBackend:
         if self._model:
             self._model.close()
         self._prompter = self._scheduler = self._model = None
+
+
+def _separate(command: wire.Load, model: Model) -> bool:
+    """Whether each sequence gets a part of the KV cache.
+
+    Attention passes over every cell of its memory: eight chats in one pay for each other's length.
+    Parts of full length need the room; and what is kept has to come out and back in a piece, which
+    recurrent states and sliding windows do not.
+    """
+    possible = not model.recurrent and not model.sliding
+    if command.kv_layout == "separate" and not possible:
+        raise InvalidRequest(
+            "recurrent and sliding-window models keep all sequences in one cache",
+            param="kv_layout",
+        )
+    room = command.kv_tokens >= command.n_ctx * command.slots
+    return possible and (command.kv_layout == "separate" or (command.kv_layout == "auto" and room))
 
 
 def _budget(model: Model) -> int:

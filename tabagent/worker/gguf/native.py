@@ -7,12 +7,12 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Final
 
-import llama_cpp.llama_cpp as C
-
 from tabagent.errors import ModelCorrupt, OutOfMemory, UnsupportedModel
+from tabagent.worker.gguf.binding import C
 
 ENGINE: Final = (
     f"llama.cpp {C.llama_version().decode()} (llama-cpp-python {version('llama-cpp-python')})"
@@ -81,6 +81,8 @@ class Model:
         self.recurrent = bool(
             C.llama_model_is_recurrent(self.pointer) or C.llama_model_is_hybrid(self.pointer)
         )
+        # Of a sliding window llama.cpp writes out only what the next token sees.
+        self.sliding = C.llama_model_n_swa(self.pointer) > 0
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self.parameters: int = C.llama_model_n_params(self.pointer)
         self.heads: int = C.llama_model_n_head(self.pointer) * C.llama_model_n_layer(self.pointer)
@@ -92,12 +94,23 @@ class Model:
         self.fill_tokens: list[int] = [token for ask in fill if (token := ask(vocab)) >= 0]
         template = C.llama_model_chat_template(self.pointer, None)
         self.chat_template: str | None = template.decode(errors="replace") if template else None
-        tokens, kind, is_end = (
-            range(self.n_vocab), C.llama_vocab_get_attr, C.llama_vocab_is_eog,
-        )  # fmt: skip
-        self.control_tokens = [token for token in tokens if kind(vocab, token) & CONTROL]
-        self.end_tokens = [token for token in tokens if is_end(vocab, token)]
         self._adapters: dict[str, Any] = {}
+
+    @cached_property
+    def control_tokens(self) -> list[int]:
+        """Tokens that are never text. One look at each of the vocabulary."""
+        kind, vocab = C.llama_vocab_get_attr, self.vocab
+        return [token for token in range(self.n_vocab) if kind(vocab, token) & CONTROL]
+
+    @cached_property
+    def end_tokens(self) -> list[int]:
+        """Tokens that end an answer: control tokens, and what the file says they are."""
+        named = (C.llama_vocab_eos(self.vocab), C.llama_vocab_eot(self.vocab))
+        return [
+            token
+            for token in sorted({*self.control_tokens, *named})
+            if token >= 0 and C.llama_vocab_is_eog(self.vocab, token)
+        ]
 
     def adapter(self, path: str) -> Any:
         """The LoRA adapter at `path`, loaded once. Raises ModelCorrupt when it does not fit."""

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import llama_cpp.llama_cpp as C
 import numpy as np
 import numpy.typing as npt
 import psutil
 
 from tabagent import wire
 from tabagent.errors import OutOfMemory
+from tabagent.worker.gguf.binding import C
 from tabagent.worker.gguf.context import CACHE, FLASH
 from tabagent.worker.gguf.native import Model, recent
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import llama_cpp.llama_cpp as C
 import numpy as np
 
 from tabagent import wire
@@ -21,6 +20,7 @@ from tabagent.errors import (
 )
 from tabagent.worker.backend import Counts, Work
 from tabagent.worker.gguf import vocabulary
+from tabagent.worker.gguf.binding import C
 from tabagent.worker.gguf.native import ENGINE, Model
 from tabagent.worker.gguf.pooling import Job, PoolingScheduler, Rows
 from tabagent.worker.gguf.pooling_context import Part, PoolingContext, Tokens

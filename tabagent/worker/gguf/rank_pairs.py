@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import llama_cpp.llama_cpp as C
-
 from tabagent.errors import ContextLengthExceeded, UnsupportedModel
+from tabagent.worker.gguf.binding import C
 from tabagent.worker.gguf.native import Model
 
 PLACE: Final = re.compile(r"\{(query|document)\}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import llama_cpp.llama_cpp as C
 import numpy as np
 
 from tabagent.errors import UnsupportedModel
+from tabagent.worker.gguf.binding import C
 from tabagent.worker.gguf.native import Model
 from tabagent.worker.gguf.pooling import Rows
 

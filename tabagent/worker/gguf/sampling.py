@@ -11,14 +11,14 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
-import llama_cpp.llama_cpp as C
 import numpy as np
 from numpy.typing import NDArray
 
 from tabagent import wire
 from tabagent.errors import InvalidRequest
+from tabagent.worker.gguf.binding import C
 from tabagent.worker.gguf.context import Logits
 from tabagent.worker.gguf.native import Model
 
@@ -185,7 +185,7 @@ class Sampler:
         if (chance := value("xtc_probability")) > 0:
             self._add(C.llama_sampler_init_xtc(chance, value("xtc_threshold"), 1, seed))
 
-    def _add(self, sampler: C.llama_sampler_p) -> None:
+    def _add(self, sampler: Any) -> None:
         C.llama_sampler_chain_add(self._chain, sampler)
 
     # ---- drawing --------------------------------------------------------------------------------

@@ -8,7 +8,10 @@ another sequence has computed, or is about to, is taken over instead.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from time import monotonic
 from typing import Final, Protocol
 
@@ -77,6 +80,8 @@ class Scheduler:
         self._speed = 0.0  # prompt tokens a second, smoothed
         self._spoke_at = 0.0
         self._last_adapters: Adapters = ()
+        self._last_read: Sequence | None = None
+        self._bridges: list[tuple[int, int]] = []  # of the batch: id and position
         self.steps = 0
 
     @property
@@ -185,14 +190,15 @@ class Scheduler:
         holder = sequence.holder
         assert holder is not None
         sequence.awaits, holder.stalled = None, False
-        if sequence.scores:
-            return  # every token's logits are wanted
-        # The last token is computed anew: its logits are needed.
-        match = self._cells.match(holder, len(sequence.tokens) - 1)
-        if match is None:
-            return
-        if match.coming >= match.ready + WORTH_WAITING:
+        # Where every token's logits are wanted, nothing can be taken over; else the last token is
+        # computed anew.
+        most = 0 if sequence.scores else len(sequence.tokens) - 1
+        match = self._cells.match(holder, most) if most else None
+        if match and match.coming >= match.ready + WORTH_WAITING:
             sequence.awaits, holder.stalled = match, True
+            return
+        if not match or not match.ready or not self._cells.worth(match.holder, match.ready):
+            self._cells.seat(holder)
             return
         self._cells.share(match.holder, holder, match.ready)
         sequence.shared = match.ready
@@ -232,7 +238,10 @@ class Scheduler:
             began = monotonic()
             done = [(s, s.holder.done) for s in self._running if s.holder]
             turns, prompt_tokens = self._build()
-            if self._context.decode():
+            computed = self._context.decode()
+            for id_, at in self._bridges:
+                self._context.forget(id_, at)
+            if computed:
                 self._note_speed(prompt_tokens, monotonic() - began)
                 for turn in turns:
                     holder = turn.sequence.holder
@@ -268,16 +277,21 @@ class Scheduler:
             speaking = []
         else:
             self._spoke_at = monotonic()
-        turns = self._add_speaking(speaking)
-        room = self._context.batch_size - sum(turn.rows for turn in turns)
+        drafts = self._drafts(speaking)
+        room = self._context.batch_size - sum(1 + len(draft) for draft in drafts)
         alone = len(reading) == 1 and not speaking
         chunk = int(self._speed * (LONGEST_S if alone else CHUNK_S)) if self._speed else FIRST_CHUNK
-        budget = min(room, max(SMALLEST_CHUNK, chunk))
-        prompt_tokens = 0
-        for sequence, take in self._portions(reading, budget):
-            turns.append(self._add_reading(sequence, take))
-            prompt_tokens += take
-        return turns, prompt_tokens
+        portions = self._portions(reading, min(room, max(SMALLEST_CHUNK, chunk)))
+        # In the order of their ids: llama.cpp computes those together that follow each other.
+        parts: list[tuple[int, Callable[[], _Turn | None]]] = [
+            *((s.place, partial(self._speak, s, d)) for s, d in zip(speaking, drafts, strict=True)),
+            *((s.place, partial(self._read, s, take)) for s, take in portions),
+        ]
+        ids = sorted(id_ for id_, _ in parts)
+        self._bridges = self._cells.bridges(ids)
+        parts += [(id_, partial(self._bridge, id_, at)) for id_, at in self._bridges]
+        turns = [part() for _, part in sorted(parts, key=itemgetter(0))]
+        return [turn for turn in turns if turn], sum(take for _, take in portions)
 
     def _soon_read(self, reading: list[Sequence]) -> bool:
         """Whether all prompts can be read before a running stream would be missed.
@@ -297,48 +311,71 @@ class Scheduler:
             self._last_adapters = kinds[0]
         return [s for s in ready if s.generation.adapters == self._last_adapters]
 
-    def _add_speaking(self, sequences: list[Sequence]) -> list[_Turn]:
-        """Each one's last token and, where somebody guesses, what may follow it."""
+    def _drafts(self, sequences: list[Sequence]) -> list[list[int]]:
+        """What may follow each one's last token, where somebody guesses."""
         drafts: list[list[int]] = [[] for _ in sequences]
         if self._drafter and self._cuttable and sequences:
             drafts = self._drafter.propose(sequences, self._draft_tokens)
-        turns: list[_Turn] = []
-        for sequence, draft in zip(sequences, drafts, strict=True):
-            holder = sequence.holder
-            assert holder is not None
-            sequence.draft = draft = draft[: max(0, sequence.room - 1)]
-            rows = 1 + len(draft)
-            last = self._context.add(
-                holder.id, holder.done, [sequence.tokens[-1], *draft], logits=rows
-            )
-            holder.done += 1
-            turns.append(_Turn(sequence, last - len(draft), rows))
-        return turns
+        pairs = zip(sequences, drafts, strict=True)
+        return [draft[: max(0, sequence.room - 1)] for sequence, draft in pairs]
+
+    def _speak(self, sequence: Sequence, draft: list[int]) -> _Turn:
+        """Its last token and the guesses behind that."""
+        holder = sequence.holder
+        assert holder is not None
+        sequence.draft = draft
+        rows = 1 + len(draft)
+        last = self._context.add(holder.id, holder.done, [sequence.tokens[-1], *draft], logits=rows)
+        holder.done += 1
+        return _Turn(sequence, last - len(draft), rows)
+
+    def _bridge(self, id_: int, at: int) -> None:
+        self._context.add(id_, at, [0], logits=0)
 
     def _portions(self, reading: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
-        """Half of the budget is for the oldest, the rest for who needs least: nobody starves, and
-        a short question does not wait for a long text.
+        """Whose prompts go on, and how far: nobody starves, and a short question does not wait for
+        a long text.
         """
+        if not reading:
+            return []
+        least = sorted(reading[1:], key=lambda s: s.left)
+        if not self._context.unified:
+            return self._one_portion(reading[0], least, budget)
+        # Half of the budget is for the oldest, the rest for who needs least.
         takes: list[tuple[Sequence, int]] = []
         rows = SCORED_ROWS
-        for sequence in [*reading[:1], *sorted(reading[1:], key=lambda s: s.left)]:
-            holder = sequence.holder
-            assert holder is not None
+        for sequence in [*reading[:1], *least]:
             first = not takes and len(reading) > 1
-            take = min(
-                sequence.left, max(budget // 2, min(budget, SMALLEST_CHUNK)) if first else budget
-            )
-            if holder.snapshot_at > holder.done:
-                take = min(take, holder.snapshot_at - holder.done)
+            share = max(budget // 2, min(budget, SMALLEST_CHUNK)) if first else budget
+            take = self._portion(sequence, share, rows)
             if sequence.scores:
-                take = min(take, rows)
                 rows -= take
             if take > 0:
                 takes.append((sequence, take))
                 budget -= take
         return takes
 
-    def _add_reading(self, sequence: Sequence, take: int) -> _Turn:
+    def _one_portion(
+        self, oldest: Sequence, others: list[Sequence], budget: int
+    ) -> list[tuple[Sequence, int]]:
+        """The oldest and who needs least take turns. More of them in a batch would be cut into
+        passes of equal length, each over all weights.
+        """
+        turn = oldest
+        if others and others[0].left < oldest.left and self._last_read is oldest:
+            turn = others[0]
+        self._last_read = turn
+        return [(turn, self._portion(turn, budget, SCORED_ROWS))]
+
+    def _portion(self, sequence: Sequence, budget: int, rows: int) -> int:
+        holder = sequence.holder
+        assert holder is not None
+        take = min(sequence.left, budget)
+        if holder.snapshot_at > holder.done:
+            take = min(take, holder.snapshot_at - holder.done)
+        return min(take, rows) if sequence.scores else take
+
+    def _read(self, sequence: Sequence, take: int) -> _Turn:
         holder = sequence.holder
         assert holder is not None
         last = take == sequence.left

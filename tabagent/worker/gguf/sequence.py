@@ -107,6 +107,12 @@ class Sequence:
         return len(self.tokens) - (self.holder.done if self.holder else 0)
 
     @property
+    def place(self) -> int:
+        """Its id in the context."""
+        assert self.holder is not None
+        return self.holder.id
+
+    @property
     def room(self) -> int:
         """How many tokens it may still generate."""
         return self.generation.prompt.limit - self.generated

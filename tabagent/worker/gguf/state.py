@@ -37,6 +37,7 @@ def save(folder: Path, cells: Cells, context: Context, made_by: dict[str, Any]) 
     room = LARGEST
     for number, holder in enumerate(reversed(kept[-MOST:])):
         name = f"{number}.state"
+        cells.recall(holder)
         size = context.save(holder.id, holder.tokens, str(folder / name))
         room -= size
         if not size or room < 0:
@@ -61,6 +62,7 @@ def restore(folder: Path, cells: Cells, context: Context, made_by: dict[str, Any
             if _digest(folder / name) != digest:
                 continue
             holder = cells.open([])
+            cells.seat(holder)
             tokens = context.restore(holder.id, str(folder / name))
             holder.tokens += tokens
             holder.done = len(tokens)

@@ -73,9 +73,11 @@ class Engine:
         n_ctx: int = 256,
         kv_tokens: int = 0,
         queue_wait_s: float = 60.0,
+        kept_bytes: int = 2**28,
         **more: Any,
     ) -> None:
         self.backend = GgufBackend()
+        more["kept_bytes"] = kept_bytes
         room = kv_tokens or slots * n_ctx
         command = wire.Load(1, str(path), n_ctx, slots, room, 1, queue_wait_s, **more)
         try:

@@ -28,9 +28,10 @@ EXACT = {"flash_attention": "off", "cache_type_k": "f32", "cache_type_v": "f32"}
 """Whole floats and plain attention: what differs then is a mistake and no rounding."""
 
 
-@pytest.fixture
-def start(start: Start) -> Start:
-    return partial(start, **EXACT)
+@pytest.fixture(params=["shared", "auto"])
+def start(start: Start, request: pytest.FixtureRequest) -> Start:
+    """In one cache for all, and in parts of it where each has room."""
+    return partial(start, kv_layout=request.param, **EXACT)
 
 
 @pytest.fixture

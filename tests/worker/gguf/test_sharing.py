@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tabagent.worker.gguf.cells import SharedCells
 from tabagent.worker.gguf.sampling import SEED_STRIDE
 from tests.worker.gguf.conftest import Start
 from tests.worker.gguf.driver import Engine
@@ -18,9 +19,10 @@ SYSTEM = "in on an er the " * 8
 QUESTIONS = ["hello", "what is the time", "0123456", "z z z", "one", "two", "three", "Größe"]
 
 
-@pytest.fixture
-def start(start: Start) -> Start:
-    return partial(start, **EXACT)
+@pytest.fixture(params=["shared", "auto"])
+def start(start: Start, request: pytest.FixtureRequest) -> Start:
+    """In one cache for all, and in parts of it where each has room."""
+    return partial(start, kv_layout=request.param, **EXACT)
 
 
 @pytest.fixture
@@ -91,7 +93,7 @@ def test_followers_go_on_when_their_leader_loses_its_place(start: Start, alone: 
 
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first(start: Start) -> None:
-    engine = start(slots=2)
+    engine = start(slots=2, kv_layout="shared")
     for number in range(80):
         engine.say(f"{number} {SYSTEM}", max_tokens=2)
     assert len(engine.backend._cells.kept) <= 33
@@ -100,11 +102,13 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first(start: Start) -> None
 
 
 def test_no_more_tokens_are_kept_than_pay_and_the_last_conversation_always(start: Start) -> None:
-    engine = start(slots=2)
-    engine.backend._cells._budget = 256
+    engine = start(slots=2, kv_layout="shared")
+    cells = engine.backend._cells
+    assert isinstance(cells, SharedCells)
+    cells._budget = 256
     for number in range(20):
         engine.say(f"{number} {SYSTEM}", max_tokens=2)
-        kept = engine.backend._cells.kept
+        kept = cells.kept
         assert sum(holder.done for holder in kept[1:]) <= 256
         assert kept[-1].tokens[:5] == engine.tokens(f"{number} {SYSTEM}")[:5]
 
