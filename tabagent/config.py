@@ -22,7 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from tabagent.wire import CacheType, FlashAttention
+from tabagent.wire import CacheType, FlashAttention, KvLayout
 
 PREFIX = "TABAGENT_"
 
@@ -97,6 +97,15 @@ class Settings(BaseSettings):
     )
     cache_type_k: CacheType = Field("f16", description="How keys are kept in the KV cache.")
     cache_type_v: CacheType = Field("f16", description="How values are kept in the KV cache.")
+    kv_layout: KvLayout = Field(
+        "auto",
+        description="`shared`: one KV cache for all sequences of a model; `separate`: a part for each, which is faster; `auto`: parts where there is room.",
+    )
+    prompt_cache_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="Memory for computed prompts that no sequence holds, for each model; unset: as much as its KV cache, at most a sixteenth of what is free.",
+    )
     mmap: bool = Field(True, description="Map model files into memory instead of reading them.")
     mlock: bool = Field(False, description="Keep models from being swapped out.")
     speculation: Literal["off", "ngram"] = Field(

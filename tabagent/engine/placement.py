@@ -18,6 +18,7 @@ from tabagent.errors import InvalidRequest
 LARGEST_DEFAULT_CONTEXT: Final = 8192  # tokens; a longer one is given when it is asked for
 TINY: Final = 32 * 2**20  # bytes of weights
 KV_SHARE: Final = 0.25  # of the memory available now, for all sequences together
+KEPT_SHARE: Final = 1 / 16  # of it, for what is computed and nobody runs
 DRAFT_TOKENS: Final = {"off": 0, "ngram": 8, "draft": 4}  # checked at once, unless told otherwise
 CGROUP: Final = Path("/sys/fs/cgroup")
 BITS: Final[dict[wire.CacheType, float]] = {
@@ -37,6 +38,7 @@ class LoadOptions:
     flash_attention: wire.FlashAttention | None = None
     cache_type_k: wire.CacheType | None = None
     cache_type_v: wire.CacheType | None = None
+    kv_layout: wire.KvLayout | None = None
     mmap: bool | None = None
     mlock: bool | None = None
     speculation: wire.Speculation | None = None
@@ -61,6 +63,8 @@ class Placement:
     flash_attention: wire.FlashAttention
     cache_type_k: wire.CacheType
     cache_type_v: wire.CacheType
+    kv_layout: wire.KvLayout
+    kept_bytes: int  # for computed prompts outside the KV cache
     mmap: bool
     mlock: bool
     speculation: wire.Speculation
@@ -90,15 +94,21 @@ def place(model: Model, options: LoadOptions, settings: Settings) -> Placement:
     # thread gave 900 to 1,850 tokens a second where two gave 96 to 2,100.
     tiny = 0 < model.size_bytes < TINY
     threads = chosen("threads") or (1 if tiny else cores())
+    share_of_f16 = (BITS[keys] + BITS[values]) / 32
+    layout: wire.KvLayout = chosen("kv_layout")
+    whole = layout == "separate"
+    room = context * slots if whole else _room(model, context, slots, share_of_f16)
     return Placement(
         n_ctx=context,
         slots=slots,
-        kv_tokens=_room(model, context, slots, (BITS[keys] + BITS[values]) / 32),
+        kv_tokens=room,
         threads=threads,
         threads_batch=chosen("threads_batch") or threads,
         flash_attention=flash,
         cache_type_k=keys,
         cache_type_v=values,
+        kv_layout=layout,
+        kept_bytes=_kept_bytes(model, settings, room * share_of_f16),
         mmap=chosen("mmap"),
         mlock=chosen("mlock"),
         speculation=speculation,
@@ -114,6 +124,13 @@ def _room(model: Model, context: int, slots: int, share_of_f16: float) -> int:
         spare = int(psutil.virtual_memory().available * KV_SHARE)
         room = min(room, int(spare / (model.kv_bytes_per_token * share_of_f16)))
     return max(context, room)
+
+
+def _kept_bytes(model: Model, settings: Settings, kv_tokens: float) -> int:
+    if settings.prompt_cache_bytes is not None:
+        return settings.prompt_cache_bytes
+    spare = psutil.virtual_memory().available * KEPT_SHARE
+    return int(min(model.kv_bytes_per_token * kv_tokens, spare))
 
 
 def _refused(param: str, detail: str) -> InvalidRequest:

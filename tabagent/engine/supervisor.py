@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic, time
 from typing import Any, Final, Literal
 
@@ -140,6 +142,8 @@ class Supervisor:
     async def _load(self, entry: Loaded) -> WorkerProcess:
         model, placement, started = entry.model, entry.placement, monotonic()
         settings = self._settings
+        if not placement.keep_state:  # what an earlier load kept is nobody's any more
+            await asyncio.to_thread(shutil.rmtree, self._state_of(model), ignore_errors=True)
 
         def progress(fraction: float) -> None:
             entry.progress = fraction
@@ -171,8 +175,10 @@ class Supervisor:
         log.info("model_loaded", model=model.id, seconds=round(entry.load_s, 2), pid=process.pid)
         return process
 
+    def _state_of(self, model: Model) -> Path:
+        return self._settings.data_dir / "states" / re.sub("[/:]", "--", model.id)
+
     def _load_command(self, id_: int, model: Model, placement: Placement) -> wire.Load:
-        state = self._settings.data_dir / "states" / re.sub("[/:]", "--", model.id)
         return wire.Load(
             id_,
             path=str(model.path),
@@ -185,12 +191,14 @@ class Supervisor:
             flash_attention=placement.flash_attention,
             cache_type_k=placement.cache_type_k,
             cache_type_v=placement.cache_type_v,
+            kv_layout=placement.kv_layout,
+            kept_bytes=placement.kept_bytes,
             mmap=placement.mmap,
             mlock=placement.mlock,
             speculation=placement.speculation,
             draft_path=str(placement.draft.path) if placement.draft else None,
             draft_tokens=placement.draft_tokens,
-            state_path=str(state) if placement.keep_state else None,
+            state_path=str(self._state_of(model)) if placement.keep_state else None,
             pooling=model.pooling,
         )
 

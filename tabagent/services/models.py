@@ -15,7 +15,7 @@ from tabagent.engine.supervisor import Loaded, State, Supervisor
 from tabagent.errors import WrongModelTask, problem
 from tabagent.operation import Call, NoParameters, Reply, Request
 from tabagent.parameters import Flag, Whole
-from tabagent.wire import CacheType, FlashAttention, Speculation
+from tabagent.wire import CacheType, FlashAttention, KvLayout, Speculation
 
 
 class Capabilities(Reply):
@@ -80,6 +80,9 @@ class LoadRequest(Request):
     flash_attention: FlashAttention | None = None
     cache_type_k: CacheType | None = Field(None, description="How keys are kept.")
     cache_type_v: CacheType | None = Field(None, description="How values are kept.")
+    kv_layout: KvLayout | None = Field(
+        None, description="One KV cache for all sequences, or a part for each."
+    )
     mmap: Flag | None = Field(None, description="Map the file instead of reading it.")
     mlock: Flag | None = Field(None, description="Keep it from being swapped out.")
     speculation: Speculation | None = Field(
@@ -126,6 +129,7 @@ class LoadedInfo(Reply):
     flash_attention: FlashAttention
     cache_type_k: CacheType
     cache_type_v: CacheType
+    kv_layout: KvLayout
     speculation: Speculation
     draft_model: str | None
     restarts: int
@@ -288,6 +292,7 @@ def _loaded_info(entry: Loaded) -> LoadedInfo:
         flash_attention=placement.flash_attention,
         cache_type_k=placement.cache_type_k,
         cache_type_v=placement.cache_type_v,
+        kv_layout=entry.facts.get("kv_layout", placement.kv_layout),
         speculation=placement.speculation,
         draft_model=placement.draft.id if placement.draft else None,
         restarts=entry.restarts,

@@ -111,6 +111,8 @@ class Dialect:
             return {}
         param = "enable_thinking" if effort is None else "reasoning_effort"
         if self.reasoning is None:
+            if not thinks:
+                return {}  # which is what it does
             raise UnsupportedParameter("this model does not reason before it answers", param=param)
         always = self._facts.syntax is HARMONY
         if always and not thinks:

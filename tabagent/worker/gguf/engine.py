@@ -82,6 +82,7 @@ class GgufBackend:
                 engine=ENGINE,
                 cache=[command.cache_type_k, command.cache_type_v],
                 kv_tokens=context.kv_tokens,
+                unified=context.unified,
             )
             restored = state.restore(self._state, self._cells, context, self._made_by)
         return {

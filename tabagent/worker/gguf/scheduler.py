@@ -23,6 +23,7 @@ from tabagent.worker.gguf.context import Adapters, Context
 from tabagent.worker.gguf.sequence import Generation, Sequence
 
 LONGEST_S: Final = 0.5  # no step aims at more: a cancel, and streams that run, never wait longer
+BURST_S: Final = 2.0  # as long may those wait after their first token who came with others
 CHUNK_S: Final = 0.2  # what a prefill chunk aims at where anybody waits for the end of a step
 SMALLEST_CHUNK: Final = 32
 FIRST_CHUNK: Final = 128  # while the speed is not known
@@ -79,6 +80,7 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()
         self._speed = 0.0  # prompt tokens a second, smoothed
         self._spoke_at = 0.0
+        self._burst_at = 0.0  # when the first of the prompts came that are being read
         self._last_adapters: Adapters = ()
         self._last_read: Sequence | None = None
         self._bridges: list[tuple[int, int]] = []  # of the batch: id and position
@@ -273,14 +275,16 @@ class Scheduler:
         self._context.begin(self._last_adapters)
         speaking = [s for s in group if s.left == 1 and not s.scores]
         reading = [s for s in group if s.left > 1 or s.scores]
-        if speaking and reading and self._soon_read(reading):
+        if not reading:
+            self._burst_at = monotonic()
+        if speaking and reading and self._soon_read(reading, speaking):
             speaking = []
         else:
             self._spoke_at = monotonic()
         drafts = self._drafts(speaking)
         room = self._context.batch_size - sum(1 + len(draft) for draft in drafts)
-        alone = len(reading) == 1 and not speaking
-        chunk = int(self._speed * (LONGEST_S if alone else CHUNK_S)) if self._speed else FIRST_CHUNK
+        aim = CHUNK_S if speaking else LONGEST_S
+        chunk = int(self._speed * aim) if self._speed else FIRST_CHUNK
         portions = self._portions(reading, min(room, max(SMALLEST_CHUNK, chunk)))
         # In the order of their ids: llama.cpp computes those together that follow each other.
         parts: list[tuple[int, Callable[[], _Turn | None]]] = [
@@ -293,13 +297,18 @@ class Scheduler:
         turns = [part() for _, part in sorted(parts, key=itemgetter(0))]
         return [turn for turn in turns if turn], sum(take for _, take in portions)
 
-    def _soon_read(self, reading: list[Sequence]) -> bool:
+    def _soon_read(self, reading: list[Sequence], speaking: list[Sequence]) -> bool:
         """Whether all prompts can be read before a running stream would be missed.
 
-        First tokens come soonest when nothing else is computed until then.
+        First tokens come soonest when nothing else is computed until then. Who spoke before these
+        prompts came is missed after LONGEST_S; who came with them waits for them all.
         """
         work = sum(sequence.left for sequence in reading)
-        return monotonic() - self._spoke_at < LONGEST_S and work < self._speed * LONGEST_S
+        now, takes = monotonic(), work / max(self._speed, 1.0)
+        first = min(sequence.generation.first_at for sequence in speaking)
+        if first < self._burst_at:
+            return now - self._spoke_at < LONGEST_S and takes < LONGEST_S
+        return now - first + takes < BURST_S
 
     def _group(self) -> list[Sequence]:
         """Who can be computed together: those with the same adapters, each kind in its turn."""

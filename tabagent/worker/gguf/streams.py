@@ -14,10 +14,11 @@ from time import monotonic
 from typing import Final
 
 from tabagent.worker.gguf.cells import Cells, Holder
-from tabagent.worker.gguf.context import Context
+from tabagent.worker.gguf.context import Context, State
 
 WORTH_KEEPING: Final = 32  # tokens
 COPY_GAIN: Final = 32  # tokens are copied so many times faster than computed, at the least
+NOTHING: Final[tuple[int, int, State | None]] = (-1, 0, None)  # whose, how much of it, the copy
 LONGEST_BRIDGE: Final = 2  # tokens computed in vain cost less than another pass over the weights
 
 
@@ -27,6 +28,7 @@ class Streams(Cells):
     def __init__(self, context: Context, *, budget: int) -> None:
         super().__init__(context, cuttable=True)
         self._budget = budget
+        self._copied = NOTHING
 
     def seat(self, holder: Holder) -> None:
         place = self._place()
@@ -48,7 +50,7 @@ class Streams(Cells):
                 source.state = self._context.take_out(place)
             target.id, source.id, state = place, -1, None
         else:
-            state = self._context.take_out(place) if source.state is None else source.state
+            state = source.state if source.state is not None else self._copy_of(source, length)
         if spare:
             self.drop(source)
         if state is not None:
@@ -57,6 +59,22 @@ class Streams(Cells):
         self._context.forget(target.id, length)
         target.done = length
         self._trim()
+
+    def _copy_of(self, source: Holder, length: int) -> State:
+        """What is computed of a sequence; taken out once for all who begin like it together."""
+        key, done, state = self._copied
+        if state is None or key != source.key or done < length:
+            state = self._context.take_out(source.id)
+            self._copied = source.key, source.done, state
+        return state
+
+    def keep(self, holder: Holder) -> None:
+        self._copied = NOTHING
+        super().keep(holder)
+
+    def drop(self, holder: Holder) -> None:
+        self._copied = NOTHING
+        super().drop(holder)
 
     def worth(self, source: Holder, length: int) -> bool:
         return length * COPY_GAIN >= source.done
