@@ -19,7 +19,7 @@ LARGEST_DEFAULT_CONTEXT: Final = 8192  # tokens; a longer one is given when it i
 TINY: Final = 32 * 2**20  # bytes of weights
 KV_SHARE: Final = 0.25  # of the memory available now, for all sequences together
 KEPT_SHARE: Final = 1 / 16  # of it, for what is computed and nobody runs
-DRAFT_TOKENS: Final = {"off": 0, "ngram": 8, "draft": 4}  # checked at once, unless told otherwise
+DRAFT_TOKENS: Final = {"off": 0, "ngram": 7, "draft": 3}  # checked at once, unless told otherwise
 CGROUP: Final = Path("/sys/fs/cgroup")
 BITS: Final[dict[wire.CacheType, float]] = {
     "f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5,

@@ -81,7 +81,7 @@ def test_what_cannot_go_together_is_refused_by_name(options: dict[str, Any], par
 
 def test_a_draft_model_is_a_wish_to_speculate() -> None:
     found = placed(model(), draft=model())
-    assert (found.speculation, found.draft_tokens) == ("draft", 4)
+    assert (found.speculation, found.draft_tokens) == ("draft", 3)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Guessing what comes next, so that one decode step can check several tokens at once.
 
 A guess is only ever compared with what the sampler draws from the model's own logits, so the text
-is the same with and without; only the time differs. On a CPU a checked token costs nearly as much
-as a computed one: it pays where much of a prompt is said again, or for a model on a GPU.
+is the same with and without; only the time differs. On a CPU a checked token costs a third to a half
+of a computed one (`benchmarks/speculation.py`): it pays where much of a prompt is said again, or for
+a model on a GPU.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from tabagent.worker.gguf.prefix import common
 from tabagent.worker.gguf.sequence import Sequence
 
 GRAM: Final = 3  # tokens that must agree before what followed them is believed
+SHORT: Final = 3  # with the token before them four, as many as llama.cpp's kernels take at once
+PAYS: Final = 3  # one guess in so many has to be right
+PAUSE: Final = 8  # tokens without a guess after a bad one
 SURE: Final = 0.6  # how likely a guess of a small model must be to be worth checking
 
 
@@ -30,7 +34,8 @@ class _Grams:
 
     seen: int = 0
     ends: dict[tuple[int, ...], int] = field(default_factory=dict)
-    length: int = 2  # how many tokens to guess: grows with luck
+    length: int = SHORT  # how many tokens to guess: grows with luck
+    quiet: int = 0  # no guess before there are so many tokens
 
 
 class PromptLookup:
@@ -52,14 +57,16 @@ class PromptLookup:
             grams.ends[tuple(tokens[end - GRAM : end])] = end
         grams.seen = len(tokens)
         found = grams.ends.get(tuple(tokens[-GRAM:]))
-        if not found:
+        if not found or len(tokens) < grams.quiet:
             return []
         period = len(tokens) - found  # what repeats may be shorter than the guess
         return [tokens[found + n % period] for n in range(min(most, grams.length))]
 
     def learn(self, sequence: Sequence, guessed: int, right: int) -> None:
         grams = self._grams[sequence]
-        grams.length = 2 * guessed if right == guessed else max(1, right)
+        grams.length = 2 * guessed + 1 if right == guessed else SHORT
+        if right * PAYS < guessed:
+            grams.quiet = len(sequence.tokens) + PAUSE
 
     def drop(self, sequence: Sequence) -> None:
         self._grams.pop(sequence, None)
