@@ -26,6 +26,7 @@ from tabagent.services.embeddings import Embeddings
 from tabagent.services.generation import Generations
 from tabagent.services.models import ModelInfo, Models
 from tabagent.services.rerank import Rerank
+from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, ResponseStore
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
@@ -78,6 +79,7 @@ class Gateway:
 def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor) -> Services:
     """One of each service. Does no I/O, so the table can be had without an engine."""
     models = Models(catalog, supervisor, settings)
+    supervisor.siblings = catalog.siblings
     generation = Generations(supervisor, settings)
     pooling = PoolingRequests(supervisor, settings)
     generator = Generator(models.resolve, generation.run, models.adapter, settings.raw_grammar)
@@ -91,7 +93,8 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
         rerank=Rerank(models.resolve_for, pooling.ask),
         generation=generation,
         models=models,
-        text=TextTools(models.resolve, supervisor.worker, models.context_length),
+        resources=Resources(models.resolve, catalog.siblings, supervisor, settings),
+        text=TextTools(models.resolve, supervisor.using, models.context_length),
         system=System(supervisor),
     )
 

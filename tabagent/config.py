@@ -130,6 +130,14 @@ class Settings(BaseSettings):
     raw_grammar: bool = Field(
         False, description="Whether requests may bring a GBNF grammar of their own."
     )
+    memory_limit: int = Field(
+        0,
+        ge=0,
+        description="Bytes that all loaded models may take together; 0 is what is free when one is loaded.",
+    )
+    keep_alive_s: float = Field(
+        300, ge=-1, description="Seconds an unused model stays loaded; -1 is for ever."
+    )
     load_s: float = Field(600, gt=0, description="Seconds a model may take to load.")
     worker_beat_s: float = Field(
         2, gt=0, description="Seconds between a worker's heartbeats; three missed end it."

@@ -385,7 +385,9 @@ class GenerationTimeout(OutOfResources):
 
 
 class OutOfMemory(OutOfResources):
-    """Members: `required_bytes`, `available_bytes`, `device`."""
+    """Members: `required_bytes`, `available_bytes`, `device`; before a load also `largest_context`,
+    the tokens that would fit, if any.
+    """
 
     slug, title = "out-of-memory", "There is not enough memory for this"
     advice = "Use a smaller model or quantisation, a smaller `n_ctx`, or unload another model."

@@ -12,6 +12,7 @@ from tabagent.services.embeddings import Embeddings
 from tabagent.services.generation import Generations
 from tabagent.services.models import Models
 from tabagent.services.rerank import Rerank
+from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, fold_response
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
@@ -29,6 +30,7 @@ POOLING = (
     *LOADING, e.UnsupportedParameter, e.ContextLengthExceeded, e.WrongModelTask, e.QueueFull,
     e.QueueTimeout, e.GenerationTimeout,
 )  # fmt: skip
+SIZING = (e.ModelNotFound, e.ModelCorrupt, e.UnsupportedModel)
 RENDERING = (*LOADING, e.UnsupportedParameter, e.ChatTemplateRejected, e.WrongModelTask)
 
 
@@ -43,6 +45,7 @@ class Services:
     rerank: Rerank
     generation: Generations
     models: Models
+    resources: Resources
     text: TextTools
     system: System
 
@@ -70,6 +73,11 @@ def operations(s: Services) -> list[Operation]:
         op("unload_model", ("POST /v1/models/unload", "POST /v1/unload"), s.models.unload, access=admin, errors=(e.ModelNotFound, e.ModelNotLoaded, e.ModelBusy)),
         op("get_embedding_models", "GET /v1/embedding-models", s.embeddings.models),
         op("model_info", "GET /v1/models/{model_id}", s.models.info, errors=(e.ModelNotFound,)),
+        # Memory
+        op("get_resources", "GET /v1/resources", s.resources.use),
+        op("estimate_memory", "POST /v1/resources/estimate", s.resources.estimate, errors=SIZING),
+        op("compatibility", "POST /v1/resources/compatibility", s.resources.compatibility, errors=SIZING),
+        op("check_model_feasibility", "POST /v1/hardware/feasibility", s.resources.feasibility, errors=SIZING),
         # The server itself
         op("health", ("GET /health", "GET /v1/health"), s.system.health, access=public),
         op("system", "GET /v1/system/info", s.system.info),

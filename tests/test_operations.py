@@ -28,6 +28,10 @@ KEPT = {
     "load_model": "POST /v1/models/load",
     "unload_model": "POST /v1/models/unload",
     "get_loaded_models": "GET /v1/models/loaded",
+    "get_resources": "GET /v1/resources",
+    "estimate_memory": "POST /v1/resources/estimate",
+    "compatibility": "POST /v1/resources/compatibility",
+    "check_model_feasibility": "POST /v1/hardware/feasibility",
     "health": "GET /health",
     "system": "GET /v1/system/info",
     "routes": "GET /v1/routes",
@@ -45,6 +49,9 @@ GOOD: dict[str, dict[str, Any]] = {
     "load_model": {"model": FAKE},
     "unload_model": {"model": FAKE},
     "model_info": {"model_id": FAKE},
+    "estimate_memory": {"model": FAKE},
+    "compatibility": {"models": [FAKE]},
+    "check_model_feasibility": {"model": FAKE},
 }
 
 

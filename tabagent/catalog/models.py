@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from tabagent.catalog.gguf_header import GgufHeader, read_gguf_header
 from tabagent.catalog.pooling import pooling_of
+from tabagent.catalog.shape import Shape, shape_of
 from tabagent.errors import ModelNotFound, TabAgentError
 from tabagent.wire import Pooling
 
@@ -38,9 +39,9 @@ class Model:
     context_length: int = 0
     modified: int = 0  # unix seconds
     license: str | None = None
-    kv_bytes_per_token: int = 0
     embedding_length: int = 0  # numbers in a vector of a model that makes them
     pooling: Pooling | None = None  # of a model that makes vectors or ranks
+    shape: Shape | None = None  # what decides how much memory it takes
     problem: TabAgentError | None = None
 
 
@@ -96,6 +97,18 @@ class Catalog:
         if model is not None and (model.id in self._extra or self._unchanged(model)):
             return model
         return None
+
+    def siblings(self, model: Model) -> list[Model]:
+        """Other variants of a model that the last scan found, the largest first."""
+        repository = model.id.partition(":")[0]
+        found = [
+            other
+            for other in self._known.values()
+            if other.id.partition(":")[0] == repository
+            and other.id != model.id
+            and other.problem is None
+        ]
+        return sorted(found, key=lambda other: -other.size_bytes)
 
     def _pick(self, name: str) -> Model | None:
         if name in self._known:
@@ -158,10 +171,6 @@ def _describe(base: Model, header: GgufHeader) -> Model:
         return value if isinstance(value, int) else default
 
     vector = number("embedding_length_out", header.embedding_length or 0)
-    heads = number("attention.head_count", 1) or 1
-    width = (header.embedding_length or 0) // heads
-    kv_heads = number("attention.head_count_kv", heads)
-    row = number("attention.key_length", width) + number("attention.value_length", width)
     return replace(
         base,
         backend="gguf-pooling" if pooling else "gguf",
@@ -173,7 +182,7 @@ def _describe(base: Model, header: GgufHeader) -> Model:
         parameters=header.parameters,
         context_length=header.context_length or 0,
         license=header.license,
-        kv_bytes_per_token=2 * header.block_count * kv_heads * row,  # f16 keys and values
+        shape=None if header.is_adapter else shape_of(header),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,18 +13,27 @@ import psutil
 from tabagent import wire
 from tabagent.catalog.models import Model
 from tabagent.config import Settings
-from tabagent.errors import InvalidRequest
+from tabagent.engine.estimate import (
+    BITS,
+    CACHE_STEP,
+    MASK,
+    MICRO_BATCH,
+    Estimate,
+    cache_bytes_per_token,
+    estimate,
+    together,
+)
+from tabagent.errors import InvalidRequest, OutOfMemory
+from tabagent.hardware.limits import memory
 
 LARGEST_DEFAULT_CONTEXT: Final = 8192  # tokens; a longer one is given when it is asked for
+SMALLEST_CONTEXT: Final = 512  # nothing shorter is given unasked
 TINY: Final = 32 * 2**20  # bytes of weights
-KV_SHARE: Final = 0.25  # of the memory available now, for all sequences together
+KV_SHARE: Final = 0.25  # of the memory available now, for all sequences together, unasked
 KEPT_SHARE: Final = 1 / 16  # of it, for what is computed and nobody runs
 DRAFT_TOKENS: Final = {"off": 0, "ngram": 7, "draft": 3}  # checked at once, unless told otherwise
+PROBE: Final = 1024  # tokens: where the estimate grows in a straight line
 CGROUP: Final = Path("/sys/fs/cgroup")
-BITS: Final[dict[wire.CacheType, float]] = {
-    "f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5,
-}  # fmt: skip
-"""Of one number of a key or value; quantised types keep a scale for every 32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +62,7 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """What a worker is told. `kv_tokens` is the room that all its sequences share."""
+    """What a worker is told. `kv_tokens` is the room of all its sequences together."""
 
     n_ctx: int
     slots: int
@@ -71,10 +80,27 @@ class Placement:
     draft: Model | None
     draft_tokens: int
     keep_state: bool
+    estimate: Estimate | None = None  # None: nothing is known of the model's measures
+    notes: tuple[str, ...] = ()  # what is less than it would be with more memory
+
+    @property
+    def bytes(self) -> int:
+        """Main memory that it will take; 0 when that is unknown."""
+        return self.estimate.total if self.estimate else 0
 
 
-def place(model: Model, options: LoadOptions, settings: Settings) -> Placement:
-    """Everything that a worker needs to know. Raises InvalidRequest for what cannot go together."""
+def place(
+    model: Model,
+    options: LoadOptions,
+    settings: Settings,
+    available: int | None = None,
+) -> Placement:
+    """Everything that a worker needs to know.
+
+    With `available` bytes of memory what nobody asked for shrinks until it fits: first what is kept
+    of ended sequences, then the room of all sequences together, then the context of each. Raises
+    InvalidRequest for what cannot go together, OutOfMemory for what cannot fit.
+    """
 
     def chosen(name: str) -> Any:
         own = getattr(options, name)
@@ -82,7 +108,6 @@ def place(model: Model, options: LoadOptions, settings: Settings) -> Placement:
 
     own = model.context_length or LARGEST_DEFAULT_CONTEXT
     context = chosen("n_ctx") or min(own, LARGEST_DEFAULT_CONTEXT)
-    slots = chosen("slots")
     keys, values = chosen("cache_type_k"), chosen("cache_type_v")
     flash = chosen("flash_attention")
     if flash == "off" and BITS[values] < 16:
@@ -94,21 +119,17 @@ def place(model: Model, options: LoadOptions, settings: Settings) -> Placement:
     # thread gave 900 to 1,850 tokens a second where two gave 96 to 2,100.
     tiny = 0 < model.size_bytes < TINY
     threads = chosen("threads") or (1 if tiny else cores())
-    share_of_f16 = (BITS[keys] + BITS[values]) / 32
-    layout: wire.KvLayout = chosen("kv_layout")
-    whole = layout == "separate"
-    room = context * slots if whole else _room(model, context, slots, share_of_f16)
-    return Placement(
+    wanted = Placement(
         n_ctx=context,
-        slots=slots,
-        kv_tokens=room,
+        slots=chosen("slots"),
+        kv_tokens=context * chosen("slots"),
         threads=threads,
         threads_batch=chosen("threads_batch") or threads,
         flash_attention=flash,
         cache_type_k=keys,
         cache_type_v=values,
-        kv_layout=layout,
-        kept_bytes=_kept_bytes(model, settings, room * share_of_f16),
+        kv_layout=chosen("kv_layout"),
+        kept_bytes=0,
         mmap=chosen("mmap"),
         mlock=chosen("mlock"),
         speculation=speculation,
@@ -116,21 +137,102 @@ def place(model: Model, options: LoadOptions, settings: Settings) -> Placement:
         draft_tokens=options.draft_tokens or DRAFT_TOKENS[speculation],
         keep_state=chosen("keep_state"),
     )
+    return _fitted(model, wanted, settings, available, asked=bool(chosen("n_ctx")))
 
 
-def _room(model: Model, context: int, slots: int, share_of_f16: float) -> int:
-    room = context * slots
-    if model.kv_bytes_per_token:
-        spare = int(psutil.virtual_memory().available * KV_SHARE)
-        room = min(room, int(spare / (model.kv_bytes_per_token * share_of_f16)))
-    return max(context, room)
+def _fitted(
+    model: Model, wanted: Placement, settings: Settings, available: int | None, *, asked: bool
+) -> Placement:
+    """Give `wanted` the room that it gets. `asked`: the context is the caller's choice."""
+    shape = model.shape
+    per_token = 0.0
+    if shape is not None:
+        per_token = cache_bytes_per_token(shape, wanted.cache_type_k, wanted.cache_type_v)
+    free = memory().available_bytes if available is None else available
+    room, notes = wanted.kv_tokens, list[str]()
+    if per_token and wanted.kv_layout != "separate":
+        room = max(wanted.n_ctx, min(room, int(free * KV_SHARE / per_token)))
+    kept = settings.prompt_cache_bytes
+    if kept is None:
+        kept = int(min(per_token * room, free * KEPT_SHARE))
+
+    def sized(n_ctx: int, tokens: int, kept_bytes: int) -> Placement:
+        placed = replace(wanted, n_ctx=n_ctx, kv_tokens=tokens, kept_bytes=kept_bytes)
+        return replace(placed, estimate=_estimate(model, placed), notes=tuple(notes))
+
+    placed = sized(wanted.n_ctx, room, kept)
+    if available is None or placed.bytes <= available:
+        return placed
+    fits = _largest(sized(PROBE, PROBE, 0), per_token, available)
+    if wanted.kv_layout != "separate" and fits >= wanted.n_ctx:
+        if fits < room:
+            room = fits
+            notes.append(
+                f"{wanted.slots} sequences share room for {room} tokens, since {_gb(available)} are free"
+            )
+        spare = available - sized(wanted.n_ctx, room, 0).bytes
+        return sized(wanted.n_ctx, room, min(kept, spare))
+    if not asked and SMALLEST_CONTEXT <= fits < wanted.n_ctx:
+        notes.append(
+            f"the context is {fits} tokens instead of {wanted.n_ctx}, since {_gb(available)} are free"
+        )
+        return sized(fits, fits, 0)
+    raise _too_big(model, sized(wanted.n_ctx, wanted.n_ctx, 0), available, fits)
 
 
-def _kept_bytes(model: Model, settings: Settings, kv_tokens: float) -> int:
-    if settings.prompt_cache_bytes is not None:
-        return settings.prompt_cache_bytes
-    spare = psutil.virtual_memory().available * KEPT_SHARE
-    return int(min(model.kv_bytes_per_token * kv_tokens, spare))
+def _largest(placed: Placement, per_token: float, available: int) -> int:
+    """Most tokens that fit into a cache that all share, when `placed` has room for PROBE."""
+    slope = per_token + MICRO_BATCH * MASK
+    tokens = PROBE + (available - placed.bytes) / slope if per_token else 0.0
+    return max(0, int(tokens) // CACHE_STEP * CACHE_STEP)
+
+
+def _too_big(model: Model, least: Placement, available: int, fits: int) -> OutOfMemory:
+    """Says what is missing, and what would go."""
+    assert least.estimate is not None
+    parts = least.estimate
+    advice = "no context of it fits"
+    if SMALLEST_CONTEXT <= fits < least.n_ctx:
+        advice = f"a context of {fits} tokens would fit"
+    return OutOfMemory(
+        f"{model.id} needs {_gb(parts.total)}: {_gb(parts.weights)} of weights, "
+        f"{_gb(parts.cache)} for a context of {least.n_ctx} tokens and "
+        f"{_gb(parts.total - parts.weights - parts.cache)} to compute with; "
+        f"{_gb(available)} are free; {advice}",
+        required_bytes=parts.total,
+        available_bytes=available,
+        device="cpu",
+        largest_context=fits if SMALLEST_CONTEXT <= fits < least.n_ctx else None,
+    )
+
+
+def _estimate(model: Model, placed: Placement) -> Estimate | None:
+    if model.shape is None:
+        return None
+    found = estimate(
+        model.shape,
+        n_ctx=placed.n_ctx,
+        kv_tokens=placed.kv_tokens,
+        slots=placed.slots,
+        cache_type_k=placed.cache_type_k,
+        cache_type_v=placed.cache_type_v,
+        kept_bytes=placed.kept_bytes,
+    )
+    if placed.draft is None or placed.draft.shape is None:
+        return found
+    guesser = estimate(
+        placed.draft.shape,
+        n_ctx=placed.n_ctx,
+        kv_tokens=placed.kv_tokens,
+        slots=placed.slots,
+        cache_type_k="f16",
+        cache_type_v="f16",
+    )
+    return together(found, guesser)
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count < 1e11 else f"{count / 1e9:.0f} GB"
 
 
 def _refused(param: str, detail: str) -> InvalidRequest:

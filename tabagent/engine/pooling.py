@@ -16,8 +16,12 @@ from tabagent.errors import GenerationTimeout, QueueFull
 
 UNKNOWN_S: Final = 1.0  # what a request is thought to take before one has ended
 
-Ask = Callable[[Model, Callable[[int], wire.Embed | wire.Rank]], Awaitable[dict[str, Any]]]
-"""Asks a model's worker; the function builds the command with the id that it is given."""
+Ask = Callable[
+    [Model, Callable[[int], wire.Embed | wire.Rank], float | None], Awaitable[dict[str, Any]]
+]
+"""Asks a model's worker; the function builds the command with the id that it is given. Last comes
+how many seconds the model stays loaded afterwards.
+"""
 
 
 class PoolingRequests:
@@ -29,24 +33,27 @@ class PoolingRequests:
         self._mean_s: dict[str, float] = {}  # that recent ones took, by model
 
     async def ask(
-        self, model: Model, build: Callable[[int], wire.Embed | wire.Rank]
+        self,
+        model: Model,
+        build: Callable[[int], wire.Embed | wire.Rank],
+        keep_alive_s: float | None = None,
     ) -> dict[str, Any]:
         """The worker's answer, loading the model when needed.
 
         Raises what loading or the worker raises, QueueFull or GenerationTimeout. Giving up, as a
         caller who hangs up does, cancels the command.
         """
-        worker = await self._supervisor.worker(model)
-        self._admit(model)
-        began = monotonic()
-        limit_s = self._settings.generation_s
-        try:
-            async with asyncio.timeout(limit_s):
-                answer = await worker.ask(build)
-        except TimeoutError:
-            raise GenerationTimeout(f"the request took longer than {limit_s:g} s") from None
-        finally:
-            self._asked[model.id] -= 1
+        async with self._supervisor.using(model, keep_alive_s) as worker:
+            self._admit(model)
+            began = monotonic()
+            limit_s = self._settings.generation_s
+            try:
+                async with asyncio.timeout(limit_s):
+                    answer = await worker.ask(build)
+            except TimeoutError:
+                raise GenerationTimeout(f"the request took longer than {limit_s:g} s") from None
+            finally:
+                self._asked[model.id] -= 1
         taken = monotonic() - began
         known = self._mean_s.get(model.id, taken)
         self._mean_s[model.id] = known + (taken - known) / 16

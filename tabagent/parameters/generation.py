@@ -10,6 +10,7 @@ from tabagent import wire
 from tabagent.operation import Request
 from tabagent.parameters import Flag, Meaningless, ModelName, Number, Whole
 from tabagent.parameters.formats import Grammar, ResponseFormat, wire_format
+from tabagent.parameters.keep_alive import KeepAlive
 from tabagent.parameters.sampling import SamplingParameters, ShortText
 
 
@@ -45,6 +46,7 @@ class GenerationParameters(SamplingParameters):
     lora: Annotated[list[LoraChoice], Field(max_length=16)] | None = Field(
         None, description="Adapters to apply, of those that belong to the model."
     )
+    keep_alive: KeepAlive = None
     user: Meaningless = None
     metadata: Meaningless = None
     service_tier: Meaningless = None

@@ -23,11 +23,16 @@ class Run(Protocol):
     """Runs commands side by side as one generation: yields their pieces, at last Finished.
 
     The choices of a command are numbered after those of the commands before it. The commands' ids
-    are given by the runner.
+    are given by the runner. `keep_alive_s` is how long the model stays loaded afterwards.
     """
 
     def __call__(
-        self, call: Call, model: Model, task: Task, *commands: wire.Generate
+        self,
+        call: Call,
+        model: Model,
+        task: Task,
+        *commands: wire.Generate,
+        keep_alive_s: float | None = None,
     ) -> AsyncGenerator[wire.Piece | wire.Finished, None]: ...
 
 
@@ -68,11 +73,17 @@ class Generator:
             raise
 
     async def steps(
-        self, call: Call, model: Model, task: Task, *commands: wire.Generate
+        self,
+        call: Call,
+        model: Model,
+        task: Task,
+        *commands: wire.Generate,
+        keep_alive_s: float | None = None,
     ) -> AsyncGenerator[Step, None]:
         """Nothing is told before the worker's first word: until then an error has its own status."""
         opened = False
-        async with aclosing(self.run(call, model, task, *commands)) as pieces:
+        running = self.run(call, model, task, *commands, keep_alive_s=keep_alive_s)
+        async with aclosing(running) as pieces:
             async for piece in pieces:
                 if not opened:
                     opened = True

@@ -16,6 +16,7 @@ from tabagent.engine.pooling import Ask
 from tabagent.errors import EmbeddingModelNotAvailable, WrongModelTask
 from tabagent.operation import Call, NoParameters, Reply, Request
 from tabagent.parameters import Meaningless, Whole, unsupported
+from tabagent.parameters.keep_alive import KeepAlive
 
 MOST_INPUTS = 256
 
@@ -75,6 +76,7 @@ class EmbeddingRequest(Request):
         "error",
         description="What becomes of a text that the model cannot read at once: `end` cuts it.",
     )
+    keep_alive: KeepAlive = None
     user: Meaningless = None
 
     @property
@@ -161,6 +163,7 @@ class Embeddings:
             lambda id_: wire.Embed(
                 id_, request.texts, request.truncate == "end", dimensions=request.dimensions
             ),
+            request.keep_alive,
         )
         form = _base64 if request.encoding_format == "base64" else _floats
         total = sum(answer["tokens"])

@@ -77,7 +77,12 @@ class Generations:
         self._mean_s: dict[str, float] = {}  # that recent generations kept their slots, by model
 
     async def run(
-        self, call: Call, model: Model, task: Task, *commands: wire.Generate
+        self,
+        call: Call,
+        model: Model,
+        task: Task,
+        *commands: wire.Generate,
+        keep_alive_s: float | None = None,
     ) -> AsyncGenerator[wire.Piece | wire.Finished, None]:
         """Yield the pieces of a generation and its end, loading the model when needed."""
         _check_task(model, task)
@@ -86,23 +91,23 @@ class Generations:
         active = _Active(call, model.id, sum(command.n for command in commands))
         self._active[call.request_id] = active
         try:
-            worker = await self._supervisor.worker(model)
-            self._admit(active)
+            async with self._supervisor.using(model, keep_alive_s) as worker:
+                self._admit(active)
 
-            def started(halt: Callable[[], None]) -> None:
-                active.halt = halt
-                if active.halted:  # while the model was loading
-                    halt()
+                def started(halt: Callable[[], None]) -> None:
+                    active.halt = halt
+                    if active.halted:  # while the model was loading
+                        halt()
 
-            limit_s = self._settings.generation_s
-            pieces = worker.generate(commands, limit_s=limit_s, on_start=started)
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    if isinstance(piece, wire.Finished):
-                        self._learn(model.id, piece.usage)
-                    else:
-                        active.tokens[piece.index] = piece.tokens
-                    yield piece
+                limit_s = self._settings.generation_s
+                pieces = worker.generate(commands, limit_s=limit_s, on_start=started)
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        if isinstance(piece, wire.Finished):
+                            self._learn(model.id, piece.usage)
+                        else:
+                            active.tokens[piece.index] = piece.tokens
+                        yield piece
         finally:
             del self._active[call.request_id]
 

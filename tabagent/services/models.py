@@ -15,6 +15,7 @@ from tabagent.engine.supervisor import Loaded, State, Supervisor
 from tabagent.errors import WrongModelTask, problem
 from tabagent.operation import Call, NoParameters, Reply, Request
 from tabagent.parameters import Flag, Whole
+from tabagent.parameters.keep_alive import KeepAlive
 from tabagent.wire import CacheType, FlashAttention, KvLayout, Speculation
 
 
@@ -95,6 +96,8 @@ class LoadRequest(Request):
     keep_state: Flag | None = Field(
         None, description="Keep computed prompts on disk when it is unloaded."
     )
+    keep_alive: KeepAlive = None
+    pin: Flag | None = Field(None, description="Never make room with it for another model.")
     force_reload: Flag = Field(
         False, description="Unload it first; its requests end with an error."
     )
@@ -122,8 +125,10 @@ class LoadedInfo(Reply):
     slots: int
     slots_used: int
     queue: int = Field(description="Requests waiting for a slot.")
+    requests: int = Field(description="That use it or wait for it.")
     resident_bytes: int
-    kv_tokens: int = Field(description="Room all sequences share, in tokens.")
+    estimated_bytes: int = Field(description="Main memory it was given room for.")
+    kv_tokens: int = Field(description="Room of all sequences together, in tokens.")
     threads: int
     threads_batch: int
     flash_attention: FlashAttention
@@ -135,6 +140,11 @@ class LoadedInfo(Reply):
     restarts: int
     loaded_at: datetime | None
     load_seconds: float
+    pinned: bool
+    expires_at: datetime | None = Field(
+        description="When it goes if nobody uses it until then; nothing while it is in use."
+    )
+    notes: list[str] = Field(description="What is less than it would be with more memory.")
 
 
 class LoadedList(Reply):
@@ -220,9 +230,13 @@ class Models:
         """
         model = await self._find(request.model)
         draft = await self._find(request.draft_model) if request.draft_model else None
-        chosen = request.model_dump(exclude={"model", "draft_model", "force_reload"})
+        apart = {"model", "draft_model", "force_reload", "keep_alive", "pin"}
         entry = await self._supervisor.load(
-            model, LoadOptions(draft=draft, **chosen), force_reload=request.force_reload
+            model,
+            LoadOptions(draft=draft, **request.model_dump(exclude=apart)),
+            force_reload=request.force_reload,
+            keep_alive_s=request.keep_alive,
+            pin=request.pin,
         )
         return _loaded_info(entry)
 
@@ -296,6 +310,11 @@ def _loaded_info(entry: Loaded) -> LoadedInfo:
         speculation=placement.speculation,
         draft_model=placement.draft.id if placement.draft else None,
         restarts=entry.restarts,
+        requests=entry.users,
+        estimated_bytes=entry.reserved_bytes,
+        pinned=entry.pinned,
+        expires_at=datetime.fromtimestamp(entry.leaves_at, UTC) if entry.leaves_at else None,
+        notes=list(placement.notes),
         loaded_at=datetime.fromtimestamp(entry.loaded_at, UTC) if entry.loaded_at else None,
         load_seconds=round(entry.load_s, 3),
     )

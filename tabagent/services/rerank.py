@@ -13,6 +13,7 @@ from tabagent.engine.pooling import Ask
 from tabagent.errors import ModelNotFound, WrongModelTask
 from tabagent.operation import Call, Reply, Request
 from tabagent.parameters import Flag, Whole
+from tabagent.parameters.keep_alive import KeepAlive
 from tabagent.replies.usage import absent
 
 MOST_DOCUMENTS = 1000
@@ -62,6 +63,7 @@ class RerankRequest(Request):
         "window",
         description="A document that does not fit beside the query is read in overlapping windows, of which the best counts; with `end` its beginning alone is read.",
     )
+    keep_alive: KeepAlive = None
 
     @property
     def texts(self) -> list[str]:
@@ -143,7 +145,9 @@ class Rerank:
             )
         texts = request.texts
         answer = await self._ask(
-            model, lambda id_: wire.Rank(id_, request.query, texts, request.truncate == "end")
+            model,
+            lambda id_: wire.Rank(id_, request.query, texts, request.truncate == "end"),
+            request.keep_alive,
         )
         scores: list[float] = answer["scores"]
         order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, Self
 
 from pydantic import Field, Strict, model_validator
@@ -101,15 +102,15 @@ class Count(Reply):
 
 
 class TextTools:
-    """`resolve` finds a model by name; `worker` gives the process that runs it."""
+    """`resolve` finds a model by name; `using` gives the process that runs it, for a while."""
 
     def __init__(
         self,
         resolve: Callable[[str | None], Awaitable[Model]],
-        worker: Callable[[Model], Awaitable[WorkerProcess]],
+        using: Callable[[Model], AbstractAsyncContextManager[WorkerProcess]],
         context_length: Callable[[Model], int],
     ) -> None:
-        self._resolve, self._worker, self._context = resolve, worker, context_length
+        self._resolve, self._using, self._context = resolve, using, context_length
 
     async def tokenize(self, request: TokenizeRequest, call: Call) -> Tokens:
         """Cut a text into the model's tokens."""
@@ -162,5 +163,5 @@ class TextTools:
         )
 
     async def _ask(self, model: Model, build: Callable[[int], wire.Command]) -> dict[str, Any]:
-        worker = await self._worker(model)
-        return await worker.ask(build)
+        async with self._using(model) as worker:
+            return await worker.ask(build)

@@ -23,7 +23,8 @@ def test_the_builtin_model_is_always_there(tmp_path: Path) -> None:
     assert (model.task, model.architecture, model.problem) == ("chat", "llama", None)
     assert model.size_bytes < 8_000_000
     assert model.context_length == 2048
-    assert model.kv_bytes_per_token > 0
+    assert model.shape is not None
+    assert min(model.shape.rows) > 0
 
 
 def test_places_give_names(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tabagent.catalog.models import Model
+from tabagent.catalog.shape import Layer, Shape
 from tabagent.config import Settings
 from tabagent.engine.placement import (
     LARGEST_DEFAULT_CONTEXT,
@@ -21,8 +22,17 @@ from tabagent.engine.placement import (
 from tabagent.errors import InvalidRequest
 
 
-def model(**facts: int) -> Model:
-    return Model(id="x/y", path=Path("/x"), backend="gguf", **facts)  # type: ignore[arg-type]  # numbers all
+def model(kv_bytes_per_token: int = 0, **facts: int) -> Model:
+    """With f16 keys and values of so many bytes a token."""
+    layer = Layer(
+        weight_bytes=0, key_row=kv_bytes_per_token // 4, value_row=kv_bytes_per_token // 4
+    )
+    shape = Shape(
+        width=64, heads=1, feed_forward=64, vocabulary=0, layers=(layer,), input_bytes=0,
+        output_bytes=0, other_bytes=0,
+    )  # fmt: skip
+    known = shape if kv_bytes_per_token else None
+    return Model(id="x/y", path=Path("/x"), backend="gguf", shape=known, **facts)  # type: ignore[arg-type]  # numbers all
 
 
 def placed(model: Model, **options: Any) -> Placement:
@@ -30,13 +40,13 @@ def placed(model: Model, **options: Any) -> Placement:
 
 
 def test_every_sequence_gets_its_context_where_memory_allows() -> None:
-    small = placed(model(context_length=2048, kv_bytes_per_token=1))
+    small = placed(model(context_length=2048, kv_bytes_per_token=4))
     assert (small.n_ctx, small.slots, small.kv_tokens) == (2048, 8, 8 * 2048)
     assert small.threads == small.threads_batch == cores() >= 1
 
 
 def test_a_long_context_is_given_only_when_asked_for() -> None:
-    long = model(context_length=131072, kv_bytes_per_token=1)
+    long = model(context_length=131072, kv_bytes_per_token=4)
     assert placed(long).n_ctx == LARGEST_DEFAULT_CONTEXT
     asked = placed(long, n_ctx=65536, slots=1, threads=3, threads_batch=5)
     assert (asked.n_ctx, asked.threads, asked.threads_batch) == (65536, 3, 5)

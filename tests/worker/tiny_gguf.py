@@ -52,12 +52,17 @@ def vocabulary(controls: Sequence[str] = ()) -> list[str]:
 
 
 def tokenizer_pairs(
-    *, template: str | None = CHATML, bos: bool = False, controls: Sequence[str] = ()
+    *,
+    template: str | None = CHATML,
+    bos: bool = False,
+    controls: Sequence[str] = (),
+    words: Sequence[str] = (),
 ) -> list[bytes]:
-    """What a file says of this vocabulary, and of the chat template."""
-    tokens = vocabulary(controls)
-    plain = len(tokens) - len(CONTROLS) - len(controls)
+    """What a file says of this vocabulary, and of the chat template. `words`: further plain tokens."""
+    tokens = [*vocabulary(controls), *words]
+    plain = len(tokens) - len(CONTROLS) - len(controls) - len(words)
     types = [NORMAL] * plain + [CONTROL] * 3 + [UNKNOWN] + [CONTROL] * len(controls)
+    types += [NORMAL] * len(words)
     pairs = [
         pair("tokenizer.ggml.model", STRING, "gpt2"),
         pair("tokenizer.ggml.pre", STRING, "gpt-2"),

@@ -31,7 +31,8 @@ class Chat:
         loras = await generator.adapters(request.adapters())
         command = request.command(loras, raw_grammar=generator.raw_grammar)
         answer = ChatAnswer(call, model.id, logprobs=command.logprobs is not None)
-        async with aclosing(generator.steps(call, model, "chat", command)) as steps:
+        running = generator.steps(call, model, "chat", command, keep_alive_s=request.keep_alive)
+        async with aclosing(running) as steps:
             async for step in steps:
                 if request.wants_usage or not isinstance(step, wire.Usage):
                     yield ChatEvent(step, answer)

@@ -32,7 +32,10 @@ class Completions:
         loras = await generator.adapters(request.adapters())
         commands = request.commands(loras, raw_grammar=generator.raw_grammar)
         answer = CompletionAnswer(call, model.id, logprobs=request.logprobs is not None)
-        async with aclosing(generator.steps(call, model, "completion", *commands)) as steps:
+        running = generator.steps(
+            call, model, "completion", *commands, keep_alive_s=request.keep_alive
+        )
+        async with aclosing(running) as steps:
             async for step in steps:
                 if isinstance(step, Opened):
                     continue  # says nothing here

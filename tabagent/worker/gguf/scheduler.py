@@ -23,7 +23,7 @@ from tabagent.worker.gguf.context import Adapters, Context
 from tabagent.worker.gguf.sequence import Generation, Sequence
 
 LONGEST_S: Final = 0.5  # no step aims at more: a cancel, and streams that run, never wait longer
-BURST_S: Final = 2.0  # as long may those wait after their first token who came with others
+BURST_S: Final = 3.0  # as long may those wait after their first token who came with others
 CHUNK_S: Final = 0.2  # what a prefill chunk aims at where anybody waits for the end of a step
 SMALLEST_CHUNK: Final = 32
 FIRST_CHUNK: Final = 128  # while the speed is not known

@@ -1,0 +1,208 @@
+"""More models than memory: who waits, who goes, and that nobody's answer is cut."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tabagent.catalog.models import Model
+from tabagent.catalog.shape import Layer, Shape
+from tabagent.config import Settings
+from tabagent.engine.placement import LoadOptions, place
+from tests.live import LiveServer, eventually, fake_model
+
+MB = 2**20
+SHAPE = Shape(
+    width=64,
+    heads=4,
+    feed_forward=128,
+    vocabulary=1000,
+    layers=(Layer(weight_bytes=50 * MB, key_row=64, value_row=64),) * 2,
+    input_bytes=0,
+    output_bytes=0,
+    other_bytes=0,
+)
+A, B, C = "fake/a", "fake/b", "fake/c"
+
+
+def sized(name: str, **facts: Any) -> Model:
+    return fake_model(name, shape=SHAPE, **facts)
+
+
+SIZE = place(sized(A), LoadOptions(), Settings(prompt_cache_bytes=0)).bytes
+"""What one of them takes."""
+
+
+def server(tmp_path: Path, *, room: float, **settings: Any) -> LiveServer:
+    """Three models of one size, and memory for `room` of them."""
+    settings = {"memory_limit": int(SIZE * room), "prompt_cache_bytes": 0} | settings
+    return LiveServer(tmp_path, extra=[sized(name) for name in (A, B, C)], **settings)
+
+
+def loaded(live: LiveServer) -> list[str]:
+    rows = live.client.get("/v1/models/loaded").json()["data"]
+    return sorted(row["model"] for row in rows)
+
+
+def test_thirty_requests_for_three_models_of_which_two_fit_are_all_answered(tmp_path: Path) -> None:
+    with server(tmp_path, room=2.2) as live:
+        most, done = [0], threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.005):
+                use = live.client.get("/v1/resources").json()
+                most.append(sum(model["estimated_bytes"] for model in use["models"]))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        with ThreadPoolExecutor(30) as pool:
+            answers = list(
+                pool.map(lambda n: live.answer("5 sleep", model=(A, B, C)[n % 3]), range(30))
+            )
+        done.set()
+        watcher.join()
+        assert answers == ["1 2 3 4 5 "] * 30
+        assert SIZE < max(most) <= live.settings.memory_limit
+
+
+def test_a_model_that_answers_is_waited_for_and_not_cut(tmp_path: Path) -> None:
+    with server(tmp_path, room=1.2) as live, ThreadPoolExecutor() as pool:
+        first = pool.submit(live.answer, "12 sleep", A)
+        eventually(lambda: live.loaded(A).get("slots_used"))
+        second = pool.submit(live.answer, "2", B)
+        assert first.result() == "1 2 3 4 5 6 7 8 9 10 11 12 "
+        assert second.result() == "1 2 "
+        assert loaded(live) == [B]
+
+
+def test_who_waits_for_memory_too_long_is_told_what_is_missing(tmp_path: Path) -> None:
+    with server(tmp_path, room=1.2, queue_wait_s=0.3) as live, ThreadPoolExecutor() as pool:
+        first = pool.submit(live.answer, "30 sleep", A)
+        eventually(lambda: live.loaded(A).get("slots_used"))
+        problem = live.chat("2", B).json()
+        assert problem["code"] == "out-of-memory"
+        assert problem["required_bytes"] > problem["available_bytes"]
+        assert first.result().startswith("1 2 3 ")
+        assert live.answer("2", B) == "1 2 "
+
+
+def test_the_longest_unused_goes_and_a_pinned_one_stays(tmp_path: Path) -> None:
+    with server(tmp_path, room=2.2) as live:
+        assert live.owner.post("/v1/models/load", json={"model": A, "pin": True}).json()["pinned"]
+        live.answer("1", B)
+        live.answer("1", C)
+        assert loaded(live) == [A, C]
+        live.answer("1", A)
+        live.answer("1", B)
+        assert loaded(live) == [A, B]
+        live.owner.post("/v1/models/load", json={"model": A, "pin": False})
+        live.answer("1", B)
+        live.answer("1", C)
+        assert loaded(live) == [B, C]
+
+
+def test_nothing_can_make_room_among_pinned_models(tmp_path: Path) -> None:
+    with server(tmp_path, room=1.2, queue_wait_s=0.2) as live:
+        live.owner.post("/v1/models/load", json={"model": A, "pin": True})
+        began = time.monotonic()
+        assert live.chat("1", B).json()["code"] == "out-of-memory"
+        assert time.monotonic() - began < 2
+        assert live.answer("1", A) == "1 "
+
+
+def test_a_model_that_nobody_uses_goes_when_its_time_is_up(tmp_path: Path) -> None:
+    with server(tmp_path, room=4, keep_alive_s=0.3) as live:
+        live.answer("1", A)
+        assert live.loaded(A)["expires_at"] is not None
+        live.answer("1", B, keep_alive="1h")
+        eventually(lambda: loaded(live) == [B])
+        assert live.answer("2", A) == "1 2 "
+
+
+@pytest.mark.parametrize(("wish", "stays"), [(0, False), ("0s", False), (-1, True), ("-1", True)])
+def test_a_request_says_how_long_its_model_stays(tmp_path: Path, wish: Any, stays: bool) -> None:
+    with server(tmp_path, room=4) as live:
+        live.answer("1", A, keep_alive=wish)
+        if stays:
+            assert live.loaded(A)["expires_at"] is None
+            time.sleep(0.1)
+            assert loaded(live) == [A]
+        else:
+            eventually(lambda: loaded(live) == [])
+
+
+def test_a_model_stays_while_it_answers_however_short_its_time(tmp_path: Path) -> None:
+    with server(tmp_path, room=4, keep_alive_s=0) as live:
+        with ThreadPoolExecutor() as pool:
+            answers = [pool.submit(live.answer, f"{n} sleep", A) for n in (2, 9)]
+            assert answers[1].result() == "1 2 3 4 5 6 7 8 9 "
+        eventually(lambda: loaded(live) == [])
+
+
+@pytest.mark.parametrize("wish", ["soon", "5 minutes", True, [], "m", ""])
+def test_nonsense_is_no_time(tmp_path: Path, wish: Any) -> None:
+    with server(tmp_path, room=4) as live:
+        problem = live.chat("1", A, keep_alive=wish).json()
+        assert problem["code"] == "invalid-request"
+        assert problem["errors"][0]["pointer"] == "/keep_alive"
+
+
+def test_a_model_that_never_fits_is_refused_before_a_process_starts(tmp_path: Path) -> None:
+    with server(tmp_path, room=0.5) as live:
+        for _ in range(2):
+            problem = live.chat("1", A).json()
+            assert (problem["status"], problem["code"]) == (507, "out-of-memory")
+            least = place(sized(A), LoadOptions(slots=1), Settings(prompt_cache_bytes=0)).bytes
+            assert problem["required_bytes"] == pytest.approx(least, rel=0.2)
+            assert problem["available_bytes"] == live.settings.memory_limit
+            assert problem["largest_context"] is None
+        assert loaded(live) == []
+
+
+def test_less_room_is_given_and_said_where_that_is_enough(tmp_path: Path) -> None:
+    wide = Shape(
+        **{name: getattr(SHAPE, name) for name in SHAPE.__slots__}
+        | {"layers": (Layer(weight_bytes=MB, key_row=4096, value_row=4096),) * 4}
+    )
+    model = fake_model(A, shape=wide)
+    one = place(model, LoadOptions(slots=1, n_ctx=1024), Settings(prompt_cache_bytes=0)).bytes + MB
+    with LiveServer(tmp_path, extra=[model], memory_limit=one, prompt_cache_bytes=0) as live:
+        live.answer("1", A)
+        row = live.loaded(A)
+        assert row["n_ctx"] == 1024
+        assert "1024 tokens instead of 4096" in row["notes"][0]
+        asked = live.owner.post(
+            "/v1/models/load", json={"model": A, "n_ctx": 4096, "force_reload": True}
+        )
+        assert asked.json()["code"] == "out-of-memory"
+        assert asked.json()["largest_context"] == 1024
+        assert "a context of 1024 tokens would fit" in asked.json()["detail"]
+
+
+def test_feasibility_says_what_a_load_would_do(tmp_path: Path) -> None:
+    with server(tmp_path, room=1.2) as live:
+
+        def ask(**more: Any) -> dict[str, Any]:
+            reply = live.client.post("/v1/hardware/feasibility", json={"model": B, **more})
+            assert reply.status_code == 200, reply.text
+            found: dict[str, Any] = reply.json()
+            return found
+
+        assert (ask()["fits"], ask()["needs_eviction"]) == (True, False)
+        live.answer("1", A)
+        assert (ask()["fits"], ask()["needs_eviction"]) == (True, True)
+        no = ask(n_ctx=2**20)
+        assert not no["fits"]
+        assert no["reason"]
+        assert no["largest_context"] > 4096
+        whole = live.client.post("/v1/resources/estimate", json={"model": B}).json()
+        memory = whole["memory"]
+        parts = [count for name, count in memory.items() if name != "total_bytes"]
+        assert memory["total_bytes"] == sum(parts) == SIZE
+        both = live.client.post("/v1/resources/compatibility", json={"models": [A, B]}).json()
+        assert (both["fits"], both["required_bytes"]) == (False, 2 * SIZE)
