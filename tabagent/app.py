@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from time import monotonic
@@ -16,6 +17,8 @@ from tabagent.config import Settings
 from tabagent.dispatcher import Dispatcher
 from tabagent.engine.pooling import PoolingRequests
 from tabagent.engine.supervisor import Supervisor
+from tabagent.hub.jobs import Jobs
+from tabagent.hub.token import HubToken
 from tabagent.openapi import document
 from tabagent.operation import Access, Call, NoParameters
 from tabagent.operations import Services, operations
@@ -25,6 +28,7 @@ from tabagent.services.completions import Completions
 from tabagent.services.embeddings import Embeddings
 from tabagent.services.generation import Generations
 from tabagent.services.models import ModelInfo, Models
+from tabagent.services.pulls import Pulls
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, ResponseStore
@@ -36,6 +40,7 @@ from tabagent.transports.pages import page_routes
 
 log = structlog.get_logger(__name__)
 
+ROOM_BESIDE_WEIGHTS: Final = 1.2  # times a file's size: what a model takes with a short context
 GUIDE: Final = Path(__file__).parent / "builtin" / "guide.gguf"
 
 
@@ -73,6 +78,7 @@ class Gateway:
             await asyncio.sleep(0.02)
         if self.dispatcher.active:
             log.warning("cut_off", answers=self.dispatcher.active)
+        await self.services.pulls.stop()
         await self.supervisor.stop()
 
 
@@ -81,6 +87,7 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
     models = Models(catalog, supervisor, settings)
     supervisor.siblings = catalog.siblings
     generation = Generations(supervisor, settings)
+    token = HubToken(settings.data_dir / "hf_token")
     pooling = PoolingRequests(supervisor, settings)
     generator = Generator(models.resolve, generation.run, models.adapter, settings.raw_grammar)
     return Services(
@@ -93,6 +100,20 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
         rerank=Rerank(models.resolve_for, pooling.ask),
         generation=generation,
         models=models,
+        pulls=Pulls(
+            Jobs(
+                settings.data_dir / "pulls",
+                settings.models_path,
+                settings.hub_endpoint,
+                token.value,
+            ),
+            token,
+            settings.hub_endpoint,
+            offline=os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
+            find=models.resolve,
+            fits=lambda size: size * ROOM_BESIDE_WEIGHTS < supervisor.budget()[0],
+            loaded=lambda model_id: supervisor.get(model_id) is not None,
+        ),
         resources=Resources(models.resolve, catalog.siblings, supervisor, settings),
         text=TextTools(models.resolve, supervisor.using, models.context_length),
         system=System(supervisor),

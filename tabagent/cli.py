@@ -85,6 +85,54 @@ def models(data_dir: DataDir = None) -> None:
 
 
 @app.command()
+def show(model: str, data_dir: DataDir = None) -> None:
+    """Show everything about one model: what it can do, what it takes, whether it fits."""
+    from tabagent.commands.models import show_model
+
+    show_model(load_settings(data_dir=data_dir), model)
+
+
+@app.command()
+def pull(
+    model: Annotated[str, typer.Argument(help="owner/repo, or owner/repo:VARIANT; `best` fits.")],
+    variants: Annotated[bool, typer.Option(help="List what there is instead.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Get a model from the hub. What was cut off goes on where it was."""
+    from tabagent.commands import pull
+
+    settings = load_settings(data_dir=data_dir)
+    if variants:
+        pull.variants(settings, model)
+    else:
+        pull.pull(settings, model)
+
+
+@app.command()
+def rm(
+    model: str,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Delete a model that was pulled."""
+    from tabagent.commands.pull import remove
+
+    remove(load_settings(data_dir=data_dir), model, sure=yes)
+
+
+@app.command("hf-token")
+def hf_token(
+    clear: Annotated[bool, typer.Option(help="Forget it.")] = False,
+    status: Annotated[bool, typer.Option(help="Say whether there is one, and where.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Keep the hub's token, for private and gated repositories; read from stdin."""
+    from tabagent.commands.pull import hub_token
+
+    hub_token(load_settings(data_dir=data_dir), clear=clear, status=status)
+
+
+@app.command()
 def ps(data_dir: DataDir = None) -> None:
     """List the loaded models: memory, slots, queue."""
     from tabagent.commands.models import show_loaded
@@ -163,7 +211,7 @@ def version() -> None:
     typer.echo(f"tabagent {__version__}")
 
 
-COMING = ("pull", "show", "rm", "recommend", "doctor", "native", "clients", "service")
+COMING = ("recommend", "doctor", "native", "clients", "service")
 """Commands that the built-in guide and the design know, and this version does not have."""
 
 

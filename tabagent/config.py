@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     models_dir: Path | None = Field(
         None, description="Where models are looked for; `models` in the data directory when unset."
     )
+    hub_endpoint: str = Field(
+        default_factory=lambda: os.environ.get("HF_ENDPOINT") or "https://huggingface.co",
+        pattern=r"^https?://[^@/]+(/.*)?$",
+        description="Where models are pulled from; `HF_ENDPOINT` when unset, else Hugging Face.",
+    )
     model: str | None = Field(
         None, description="Model for requests that name none; the built-in guide when unset."
     )

@@ -11,6 +11,7 @@ from tabagent.services.completions import Completions, fold_completion
 from tabagent.services.embeddings import Embeddings
 from tabagent.services.generation import Generations
 from tabagent.services.models import Models
+from tabagent.services.pulls import Pulls, fold_pull
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, fold_response
@@ -30,6 +31,15 @@ POOLING = (
     *LOADING, e.UnsupportedParameter, e.ContextLengthExceeded, e.WrongModelTask, e.QueueFull,
     e.QueueTimeout, e.GenerationTimeout,
 )  # fmt: skip
+HUB = (
+    e.ModelNotFound,
+    e.AccessDenied,
+    e.UnsupportedModel,
+    e.UpstreamUnreachable,
+    e.UpstreamInvalid,
+    e.NotAvailableHere,
+)
+PULLING = (e.ChecksumMismatch, e.InsufficientStorage)
 SIZING = (e.ModelNotFound, e.ModelCorrupt, e.UnsupportedModel)
 RENDERING = (*LOADING, e.UnsupportedParameter, e.ChatTemplateRejected, e.WrongModelTask)
 
@@ -45,6 +55,7 @@ class Services:
     rerank: Rerank
     generation: Generations
     models: Models
+    pulls: Pulls
     resources: Resources
     text: TextTools
     system: System
@@ -72,7 +83,16 @@ def operations(s: Services) -> list[Operation]:
         op("load_model", ("POST /v1/models/load", "POST /v1/load"), s.models.load, access=admin, errors=(*LOADING, e.Conflict)),
         op("unload_model", ("POST /v1/models/unload", "POST /v1/unload"), s.models.unload, access=admin, errors=(e.ModelNotFound, e.ModelNotLoaded, e.ModelBusy)),
         op("get_embedding_models", "GET /v1/embedding-models", s.embeddings.models),
+        op("get_model_quants", "GET /v1/models/{repo_id}/quants", s.pulls.quants, errors=HUB),
         op("model_info", "GET /v1/models/{model_id}", s.models.info, errors=(e.ModelNotFound,)),
+        op("pull_model", "POST /v1/pull", s.pulls.pull, access=admin, errors=(*HUB, *PULLING), collect=fold_pull, done=False),
+        op("list_pulls", "GET /v1/pulls", s.pulls.list),
+        op("cancel_pull", "POST /v1/pulls/{id}/cancel", s.pulls.cancel, access=admin, errors=(e.NotFound,)),
+        op("resume_pull", "POST /v1/pulls/{id}/resume", s.pulls.resume, access=admin, errors=(e.NotFound, e.NotAvailableHere, e.Conflict, e.InsufficientStorage)),
+        op("delete_model", "POST /v1/delete", s.pulls.delete, access=admin, errors=(e.ModelNotFound, e.ModelBusy, e.Conflict)),
+        op("set_hf_token", "POST /v1/hf/token", s.pulls.set_token, access=admin, errors=(e.Conflict,)),
+        op("get_hf_token_status", "GET /v1/hf/token/status", s.pulls.token_status, access=admin),
+        op("clear_hf_token", "DELETE /v1/hf/token", s.pulls.clear_token, access=admin),
         # Memory
         op("get_resources", "GET /v1/resources", s.resources.use),
         op("estimate_memory", "POST /v1/resources/estimate", s.resources.estimate, errors=SIZING),

@@ -23,7 +23,6 @@ from tests.live import FAKE, LiveServer, chat_body, eventually, fake_model
 from tests.transports.test_http import start_chat
 
 NOT_YET = {
-    "access-denied",
     "session-not-found",
     "collection-not-found",
     "document-not-found",
@@ -36,16 +35,17 @@ NOT_YET = {
     "url-not-allowed",
     "model-source-invalid",
     "rate-limited",
-    "not-available-here",
-    "checksum-mismatch",
-    "upstream-unreachable",
-    "upstream-invalid",
     "database-busy",
     "index-rebuilding",
-    "insufficient-storage",
 }
 # Produced where the means are: by the dispatcher alone, or by a worker that cannot allocate.
 ELSEWHERE = {
+    "access-denied": "tests/hub/test_repository.py",
+    "not-available-here": "tests/hub/test_pulls.py",
+    "checksum-mismatch": "tests/hub/test_pulls.py",
+    "upstream-unreachable": "tests/hub/test_download.py",
+    "upstream-invalid": "tests/hub/test_download.py",
+    "insufficient-storage": "tests/hub/test_pulls.py",
     "internal-error": "tests/test_dispatcher.py",
     "out-of-memory": "tests/worker/gguf",
     "request-timeout": "tests/transports/test_http.py",

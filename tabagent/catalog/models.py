@@ -15,6 +15,7 @@ from typing import Final, Literal
 from tabagent.catalog.gguf_header import GgufHeader, read_gguf_header
 from tabagent.catalog.pooling import pooling_of
 from tabagent.catalog.shape import Shape, shape_of
+from tabagent.catalog.variant import is_projector, rank, variant_of
 from tabagent.errors import ModelNotFound, TabAgentError
 from tabagent.wire import Pooling
 
@@ -113,8 +114,13 @@ class Catalog:
     def _pick(self, name: str) -> Model | None:
         if name in self._known:
             return self._known[name]
-        near = [m for id_, m in self._known.items() if id_.lower().endswith("/" + name.lower())]
-        return near[0] if len(near) == 1 else None
+        low = name.lower()
+        near = [m for id_, m in self._known.items() if id_.lower().endswith(("/" + low, low))]
+        if len(near) == 1:
+            return near[0]
+        # A repository without a variant: what it would be pulled as, if more than one is here.
+        variants = [m for id_, m in self._known.items() if id_.lower().partition(":")[0] == low]
+        return min(variants, key=_preference, default=None)
 
     def _unchanged(self, model: Model) -> bool:
         try:
@@ -130,9 +136,12 @@ class Catalog:
         for path in sorted(self._dir.rglob("*.gguf")):
             if re.search(r"-0000[2-9]-of-|-000[1-9]\d-of-", path.name):
                 continue  # a later part of a split model, found through its first
+            if is_projector(path.name):
+                continue  # half of a vision model
             *folders, _ = path.relative_to(self._dir).parts
             if len(folders) >= 2:
-                yield f"{_word(folders[0])}/{_word(folders[1])}:{_word(path.stem)}", path
+                inside = "/".join((*folders[2:], path.name))
+                yield f"{_word(folders[0])}/{_word(folders[1])}:{_word(variant_of(inside))}", path
             else:
                 yield loose_id(path), path
 
@@ -184,6 +193,10 @@ def _describe(base: Model, header: GgufHeader) -> Model:
         license=header.license,
         shape=None if header.is_adapter else shape_of(header),
     )
+
+
+def _preference(model: Model) -> tuple[bool, int, int]:
+    return model.problem is not None, rank(model.id.partition(":")[2]), -model.size_bytes
 
 
 def loose_id(path: Path) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tabagent.commands.client import call, client_of, connect, running_server
@@ -36,12 +38,67 @@ def show_models(settings: Settings) -> None:
             model["task"],
             f"{model['format']} {model['quantization']}".strip(),
             _short(model["parameters"]),
-            _size(model["size_bytes"]),
+            size_text(model["size_bytes"]),
             str(model["context_length"] or "-"),
             state or "-",
         )
     console.print(table)
     console.print(f"\n[dim]models directory: {settings.models_path}[/dim]", highlight=False)
+
+
+def show_model(settings: Settings, name: str) -> None:
+    """Everything that is known of one model, and what it would take."""
+    from tabagent.commands.client import server
+
+    with server(settings) as client:
+        model = call(client, "GET", f"/v1/models/{quote(name, safe='')}")
+        fit = None
+        if not model["problem"] and model["task"] != "adapter":
+            fit = call(client, "POST", "/v1/hardware/feasibility", {"model": model["id"]})
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    able = [ability for ability, has in model["capabilities"].items() if has]
+    for label, value in (
+        ("model", model["id"]),
+        ("task", model["task"]),
+        ("can", ", ".join(able)),
+        ("format", f"{model['format']} {model['quantization']}".strip()),
+        ("architecture", model["architecture"]),
+        ("parameters", _short(model["parameters"])),
+        ("size", size_text(model["size_bytes"])),
+        ("context", f"{model['context_length']:,} tokens" if model["context_length"] else ""),
+        ("licence", model["license"] or ""),
+        ("state", model["state"] or "not loaded"),
+    ):
+        if value:
+            table.add_row(label, value)
+    if model["problem"]:
+        table.add_row("problem", f"[red]{escape(model['problem']['detail'])}[/red]")
+    elif fit is not None:
+        table.add_row("memory", _fit_text(fit))
+    console.print(table)
+
+
+def _fit_text(fit: dict[str, Any]) -> str:
+    """Whether it fits, how, and what that is made of."""
+    if not fit["fits"]:
+        others = fit["fitting_variants"]
+        return f"[red]{escape(fit['reason'])}[/red]" + (
+            f"; {others[0]} would fit" if others else ""
+        )
+    layout = fit["layout"]
+    text = (
+        f"{size_text(fit['required_bytes'])} with {layout['slots']} sequences of "
+        f"{layout['n_ctx']:,} tokens; {size_text(fit['available_bytes'])} are free"
+    )
+    if (memory := layout["memory"]) is not None:
+        text += (
+            f"\nweights {size_text(memory['weights_bytes'])}, "
+            f"KV cache {size_text(memory['kv_cache_bytes'])}, "
+            f"prompts kept {size_text(memory['prompt_cache_bytes'])}"
+        )
+    return "\n".join([text, *fit["notes"]])
 
 
 def _listed(settings: Settings) -> list[dict[str, Any]]:
@@ -81,7 +138,7 @@ def show_loaded(settings: Settings) -> None:
         table.add_row(
             row["model"],
             row["state"],
-            _size(row["resident_bytes"]),
+            size_text(row["resident_bytes"]),
             str(row["n_ctx"]),
             f"{row['slots_used']}/{row['slots']}",
             str(row["queue"]),
@@ -107,7 +164,8 @@ def unload_model(settings: Settings, request: dict[str, Any]) -> None:
     console.print(f"{gone['model']} is unloaded")
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Bytes for people."""
     value, unit = float(count), "B"
     for unit in ("B", "KB", "MB", "GB", "TB"):  # noqa: B007  # the last one is what is shown
         if value < 1000:

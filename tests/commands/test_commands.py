@@ -9,6 +9,7 @@ import pytest
 
 from tabagent.app import GUIDE
 from tests.commands.test_serve import run, serving
+from tests.hub.fake_hub import FakeHub
 
 
 def test_models_are_listed_with_and_without_a_server(tmp_path: Path) -> None:
@@ -98,7 +99,38 @@ def test_version_and_help() -> None:
 
 
 def test_a_command_that_is_still_to_come_says_so() -> None:
-    result = run("pull", "owner/repo:Q4_K_M")
+    result = run("doctor")
     assert result.returncode == 2
-    assert "`tabagent pull` is not in this version" in result.stderr
+    assert "`tabagent doctor` is not in this version" in result.stderr
     assert ".gguf" in result.stderr
+
+
+def test_one_model_is_shown_with_what_it_takes(tmp_path: Path) -> None:
+    shown = run("show", "guide", "--data-dir", str(tmp_path))
+    assert shown.returncode == 0, shown.stderr
+    for words in ("tabagent/guide", "chat", "gguf", "weights", "KV cache", "are free"):
+        assert words in shown.stdout
+    missing = run("show", "nobody/nothing", "--data-dir", str(tmp_path))
+    assert (missing.returncode, "there is no model" in missing.stderr) == (1, True)
+
+
+def test_a_model_is_pulled_shown_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = ["--data-dir", str(tmp_path)]
+    with FakeHub({"m-Q4_K_M.gguf": GUIDE.read_bytes(), "m-Q8_0.gguf": bytes(9)}) as hub:
+        monkeypatch.setenv("TABAGENT_HUB_ENDPOINT", hub.url)
+        offered = run("pull", "maker/model", "--variants", *place).stdout
+        assert "Q4_K_M" in offered
+        assert "Q8_0" in offered
+        with serving(tmp_path):
+            done = run("pull", "maker/model:q4", *place)
+        assert done.stdout.startswith("maker/model:Q4_K_M is here: "), done.stderr
+        assert "maker/model:Q4_K_M" in run("models", *place).stdout
+        assert run("rm", "maker/model:Q4_K_M", *place).returncode == 1
+        gone = run("rm", "maker/model:Q4_K_M", "--yes", *place)
+        assert "are free again" in gone.stdout
+        none = run("pull", "maker/model:Q9", *place)
+        assert none.returncode == 1
+        assert "Q8_0, Q4_K_M" in none.stderr.replace("\n", " ") or "Q4_K_M, Q8_0" in none.stderr
+        assert run("hf-token", "--status", *place).stdout == "There is no token.\n"

@@ -1,0 +1,42 @@
+"""What file names say of a model's variants: quantisation, parts, and what is no model by itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_QUANTISATION: Final = re.compile(
+    r"(?<![a-z0-9])((?:ud-)?(?:i?q\d(?:_[a-z0-9]+)*|bf16|f16|f32|fp16|fp32|mxfp4(?:_moe)?|nvfp4|tq\d_\d))"
+    r"(?![a-z0-9])",
+    re.IGNORECASE,
+)
+_PART: Final = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
+PREFERRED: Final = (
+    "Q4_K_M", "Q4_K_S", "Q4_0", "MXFP4", "IQ4_XS", "IQ4_NL", "Q5_K_M", "Q8_0", "Q6_K", "Q5_K_S",
+)  # fmt: skip
+"""What is taken when nobody chose, the first that is there: small, and little is lost."""
+
+
+def variant_of(path: str) -> str:
+    """`Q4_K_M` and the like, from a file's name or its folder's; else the name without its end."""
+    name = _PART.sub("", path.rsplit("/", 1)[-1])
+    for text in (name.rsplit(".", 1)[0], *reversed(path.split("/")[:-1])):
+        if found := _QUANTISATION.findall(text):
+            return str(found[-1]).upper()
+    return name.rsplit(".", 1)[0]
+
+
+def part_of(path: str) -> tuple[int, int]:
+    """Which part of how many a file is: (1, 1) for a whole one."""
+    found = _PART.search(path)
+    return (int(found[1]), int(found[2])) if found else (1, 1)
+
+
+def is_projector(path: str) -> bool:
+    """Whether it is the half of a vision model that reads pictures."""
+    return "mmproj" in path.rsplit("/", 1)[-1].lower()
+
+
+def rank(variant: str) -> int:
+    """Its place among PREFERRED; those that are not there come last."""
+    return PREFERRED.index(variant) if variant in PREFERRED else len(PREFERRED)

@@ -1,0 +1,1 @@
+"""Getting models from a Hugging Face-compatible hub: list, choose, download, check."""
