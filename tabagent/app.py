@@ -79,7 +79,7 @@ class Gateway:
 def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor) -> Services:
     """One of each service. Does no I/O, so the table can be had without an engine."""
     models = Models(catalog, supervisor, settings)
-    supervisor.siblings = catalog.siblings
+    supervisor.room.siblings = catalog.siblings
     generation = Generations(supervisor, settings)
     pooling = PoolingRequests(supervisor, settings)
     generator = Generator(models.resolve, generation.run, models.adapter, settings.raw_grammar)

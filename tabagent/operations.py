@@ -19,7 +19,7 @@ from tabagent.services.text import TextTools
 
 LOADING = (
     e.ModelNotFound, e.ModelNotLoaded, e.ModelLoading, e.ModelCorrupt, e.UnsupportedModel,
-    e.OutOfMemory, e.WorkerCrashed, e.ModelCrashLoop,
+    e.OutOfMemory, e.WorkerCrashed, e.ModelCrashLoop, e.NotAvailableHere,
 )  # fmt: skip
 GENERATING = (
     *LOADING, e.UnsupportedParameter, e.ContextLengthExceeded, e.ChatTemplateRejected,
@@ -30,7 +30,9 @@ POOLING = (
     *LOADING, e.UnsupportedParameter, e.ContextLengthExceeded, e.WrongModelTask, e.QueueFull,
     e.QueueTimeout, e.GenerationTimeout,
 )  # fmt: skip
-SIZING = (e.ModelNotFound, e.ModelCorrupt, e.UnsupportedModel)
+SIZING = (
+    e.ModelNotFound, e.ModelCorrupt, e.UnsupportedModel, e.NotAvailableHere, e.OutOfMemory,
+)  # fmt: skip
 RENDERING = (*LOADING, e.UnsupportedParameter, e.ChatTemplateRejected, e.WrongModelTask)
 
 

@@ -13,7 +13,8 @@ import pytest
 from tabagent.catalog.models import Model
 from tabagent.catalog.shape import Layer, Shape
 from tabagent.config import Settings
-from tabagent.engine.placement import LoadOptions, place
+from tabagent.engine.gate import place
+from tabagent.engine.placement import LoadOptions
 from tests.live import LiveServer, eventually, fake_model
 
 MB = 2**20
@@ -67,7 +68,7 @@ def test_thirty_requests_for_three_models_of_which_two_fit_are_all_answered(tmp_
         done.set()
         watcher.join()
         assert answers == ["1 2 3 4 5 "] * 30
-        assert SIZE < max(most) <= live.settings.memory_limit
+        assert SIZE < max(most) <= int(live.settings.memory_limit)
 
 
 def test_a_model_that_answers_is_waited_for_and_not_cut(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class Context:
                 )
             raise OutOfMemory(
                 f"llama.cpp could not make room for a context of {kv_tokens} tokens: {said}",
-                device="cpu",
+                device="gpu" if model.offload.layers else "cpu",
             )
         self._model = model
         self._memory = C.llama_get_memory(self.pointer)
