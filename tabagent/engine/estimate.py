@@ -22,10 +22,11 @@ MICRO_BATCH: Final = 512  # tokens that llama.cpp computes at once
 CACHE_STEP: Final = 256  # tokens; a sequence's part of the cache is a multiple of it
 FLOAT: Final = 4
 HALF: Final = 2
-KIB: Final = 1024
+MIB: Final = 2**20
 WHOLE: Final = 64  # sequences that an encoder reads together
 CHUNKED: Final = 32  # and a causal model that pools
 PROCESS: Final = 53 * 2**20  # Python, llama.cpp's libraries and what they import
+POOLING_PROCESS: Final = 44 * 2**20  # of which a model that says nothing needs less
 TOKEN: Final = 280  # bytes of the vocabulary's tables for one token
 SCORED_ROWS: Final = 32  # logits of a batch beside each sequence's own, as the scheduler asks
 KEPT_PLACES: Final = 32  # sequences of a shared cache beside those that run
@@ -81,20 +82,23 @@ def estimate(
     kept_bytes: int = 0,
     flash_attention: wire.FlashAttention = "auto",
     draft_tokens: int = 0,
+    kv_layout: wire.KvLayout = "auto",
 ) -> Estimate:
     """A model that generates, on the CPU, with contexts that are full.
 
     A sliding window takes as much as any other layer: the worker keeps all of it (`swa_full`).
     """
     cells = cells_of(kv_tokens)
-    apart = kv_tokens >= n_ctx * slots
+    state = sum(layer.state for layer in shape.layers)
+    possible = not state and not shape.sliding and kv_layout != "shared"
+    apart = possible and (kv_tokens >= n_ctx * slots or kv_layout == "separate")
     seen = cells_of(n_ctx) if apart else cells  # by a step's attention
     rows = slots * (1 + draft_tokens) + SCORED_ROWS
     flash = flash_attention != "off"
     return Estimate(
         weights=shape.weight_bytes,
         cache=int(cells * cache_bytes_per_token(shape, cache_type_k, cache_type_v)),
-        state=sum(layer.state for layer in shape.layers) * slots * 2 * FLOAT,
+        state=state * slots * 2 * FLOAT,
         compute=compute_bytes(
             shape, batch=min(MICRO_BATCH, max(kv_tokens, 1)), seen=seen, rows=rows, flash=flash
         ),
@@ -117,14 +121,17 @@ def compute_bytes(
     wide, middle = shape.width * array, shape.feed_forward * array
     keys = wide if encoder else max((layer.key_row for layer in shape.layers), default=0) * array
     attends = encoder or any(shape.rows)
-    forward = 3 * middle + 2 * wide + 4 * KIB * batch
+    arrays = 3 if shape.gated else 1
+    forward = arrays * middle + (3 if encoder else 2) * wide + min(2 * wide, 2 * MIB)
     mask = batch * seen * (HALF if flash else FLOAT) if attends else 0
     if flash:
-        attention = 5 * wide + keys + 6 * KIB * batch
+        attention = (3 if encoder else 5) * wide + min(keys, wide) + min(3 * wide, 3 * MIB)
     else:
         attention = 5 * wide + 2 * keys + shape.heads * batch * seen * FLOAT
     logits = rows * shape.vocabulary * FLOAT + wide
     beside = int(shape.feed_forward * batch * BLOCK)
+    if not flash and not encoder:  # what it attends by is made into halves, as values are
+        beside = max(beside, shape.heads * batch * seen * HALF)
     return max(forward, attention if attends else 0, logits) + mask + beside
 
 
@@ -157,5 +164,5 @@ def estimate_pooling(
         logits=rows * (shape.vocabulary + shape.width) * FLOAT,
         vocabulary=shape.vocabulary * TOKEN,
         kept=0,
-        process=PROCESS,
+        process=POOLING_PROCESS,
     )

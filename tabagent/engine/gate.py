@@ -198,6 +198,7 @@ def estimate_of(model: Model, placed: Placement) -> Estimate | None:
         kept_bytes=placed.kept_bytes,
         flash_attention=placed.flash_attention,
         draft_tokens=placed.draft_tokens,
+        kv_layout=placed.kv_layout,
     )
     if placed.draft is None or placed.draft.shape is None:
         return found
