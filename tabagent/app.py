@@ -16,6 +16,7 @@ from tabagent.config import Settings
 from tabagent.dispatcher import Dispatcher
 from tabagent.engine.pooling import PoolingRequests
 from tabagent.engine.supervisor import Supervisor
+from tabagent.hardware.devices import Look, of_this_build
 from tabagent.openapi import document
 from tabagent.operation import Access, Call, NoParameters
 from tabagent.operations import Services, operations
@@ -49,11 +50,12 @@ class Gateway:
         *,
         files: Iterable[Path] = (),
         extra: Iterable[Model] = (),
+        look: Look = of_this_build,
     ) -> None:
         self.settings = settings
         self.port = settings.port  # replaced by the real one when a free port was asked for
         self.catalog = Catalog(settings.models_path, GUIDE, files, extra)
-        self.supervisor = Supervisor(settings)
+        self.supervisor = Supervisor(settings, look=look)
         self.services = build_services(settings, self.catalog, self.supervisor)
         self.dispatcher = Dispatcher(operations(self.services))
         self.services.system.table = self.dispatcher.operations.values()

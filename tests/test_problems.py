@@ -36,7 +36,6 @@ NOT_YET = {
     "url-not-allowed",
     "model-source-invalid",
     "rate-limited",
-    "not-available-here",
     "checksum-mismatch",
     "upstream-unreachable",
     "upstream-invalid",
@@ -127,6 +126,7 @@ PRODUCED: dict[str, Make] = {
         "/v1/responses", {"model": FAKE, "input": "1", "previous_response_id": "resp_1"}
     ),
     "method-not-allowed": lambda s: s.client.get("/v1/chat/completions"),
+    "not-available-here": post("/v1/models/load", {"model": FAKE, "device": "sycl"}),
     "conflict": post("/v1/models/load", {"model": FAKE, "slots": 3}),
     "model-busy": busy,
     "queue-full": full,

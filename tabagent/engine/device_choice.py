@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Final, get_args
 
 from tabagent.errors import InvalidRequest, NotAvailableHere
-from tabagent.hardware.devices import KINDS, Device, Kind, how_to_build
+from tabagent.hardware.devices import KINDS, Accelerators, Device, Kind, how_to_build
 
 BOUNDLESS: Final = 2**62  # bytes that are thought free where nothing says how many are
 
 
 def choose(
     wish: str,
-    devices: Sequence[Device],
-    kinds: Collection[Kind],
+    machine: Accelerators,
     *,
     n_gpu_layers: int | None,
     main_gpu: int | None,
@@ -25,6 +24,7 @@ def choose(
     a kind of which no device is known gets one whose memory is unknown. Raises InvalidRequest, and
     NotAvailableHere when this installation cannot do it.
     """
+    devices, kinds = machine.devices, machine.kinds
     kind, _, number = wish.partition(":")
     if (kind not in KINDS and wish not in ("auto", "cpu", "gpu")) or (
         number and not number.isdigit()

@@ -6,7 +6,6 @@ What nobody asked for shrinks until it fits, and is said; what was asked for is 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,7 +23,7 @@ from tabagent.engine.estimate import (
 from tabagent.engine.offload import most_layers, spread
 from tabagent.engine.placement import LoadOptions, Placement, lay_out
 from tabagent.errors import OutOfMemory
-from tabagent.hardware.devices import Device, Kind
+from tabagent.hardware.devices import CPU_ALONE, Accelerators
 from tabagent.hardware.limits import memory
 
 SMALLEST_CONTEXT: Final = 512  # tokens; nothing shorter is given unasked
@@ -38,8 +37,7 @@ def place(
     options: LoadOptions,
     settings: Settings,
     available: int | None = None,
-    devices: Sequence[Device] = (),
-    kinds: Collection[Kind] | None = None,
+    machine: Accelerators = CPU_ALONE,
 ) -> Placement:
     """Everything that a worker needs to know.
 
@@ -48,7 +46,7 @@ def place(
     that a device has no room for stay on the CPU. Raises InvalidRequest for what cannot go
     together, NotAvailableHere for what is not installed, OutOfMemory for what cannot fit.
     """
-    wanted = lay_out(model, options, settings, devices, kinds)
+    wanted = lay_out(model, options, settings, machine)
     return _Fitting(model, wanted, settings, options).fitted(available)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ from tabagent.engine.device_choice import choose
 from tabagent.engine.estimate import BITS, Estimate
 from tabagent.engine.offload import Share
 from tabagent.errors import InvalidRequest
-from tabagent.hardware.devices import Device, Kind, build_kinds
+from tabagent.hardware.devices import CPU_ALONE, Accelerators, Device
 
 LARGEST_DEFAULT_CONTEXT: Final = 8192  # tokens; a longer one is given when it is asked for
 TINY: Final = 32 * 2**20  # bytes of weights
@@ -102,10 +101,9 @@ def lay_out(
     model: Model,
     options: LoadOptions,
     settings: Settings,
-    devices: Sequence[Device] = (),
-    kinds: Collection[Kind] | None = None,
+    machine: Accelerators = CPU_ALONE,
 ) -> Placement:
-    """What is asked for, where nothing is short; `kinds` are devices that the build can use.
+    """What is asked for, where nothing is short.
 
     Raises InvalidRequest for what cannot go together, NotAvailableHere for a device that is missing.
     """
@@ -125,8 +123,7 @@ def lay_out(
         raise refused("draft_model", "speculation by draft needs a draft model")
     used = choose(
         chosen("device"),
-        devices,
-        build_kinds() if kinds is None else kinds,
+        machine,
         n_gpu_layers=options.n_gpu_layers,
         main_gpu=options.main_gpu,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Final
 
@@ -18,7 +19,7 @@ from tabagent.engine.loaded import Loaded
 from tabagent.engine.placement import LoadOptions, Placement
 from tabagent.engine.residency import reclaimable, sleepers, victim_on, victims
 from tabagent.engine.verdict import Verdict, guessed, judge
-from tabagent.hardware.devices import Device, Devices
+from tabagent.hardware.devices import Accelerators, Look
 from tabagent.hardware.probe import Memory
 
 log = structlog.get_logger(__name__)
@@ -39,12 +40,12 @@ class Room:
         self,
         settings: Settings,
         memory: Callable[[], Memory],
-        devices: Devices,
+        look: Look,
         entries: Callable[[], list[Loaded]],
         let_go: Act,
         doze: Act,
     ) -> None:
-        self._settings, self._memory, self._devices = settings, memory, devices
+        self._settings, self._memory, self._look = settings, memory, look
         self._entries, self._let_go, self._doze = entries, let_go, doze
         self.siblings: Callable[[Model], list[Model]] = (
             lambda _: []
@@ -75,33 +76,32 @@ class Room:
             return limit, max(0, limit - given)
         return given + free, free
 
-    def devices(self) -> list[Device]:
+    def accelerators(self) -> Accelerators:
         """Devices with what is free there, less what models are about to take."""
+        found = self._look()
         coming: dict[str, int] = {}
         for entry in self._entries():
             if entry.state in ("loading", "restarting") and entry.reserved_bytes:
                 for device, taken in entry.device_bytes.items():
                     coming[device] = coming.get(device, 0) + taken
-        return [
-            Device(
-                one.kind, one.index, one.name, one.total_bytes,
-                max(0, one.free_bytes - coming.get(one.id, 0)),
-            )
-            for one in self._devices()
-        ]  # fmt: skip
+        left = (
+            replace(one, free_bytes=max(0, one.free_bytes - coming.get(one.id, 0)))
+            for one in found.devices
+        )
+        return replace(found, devices=tuple(left))
 
     def judge(self) -> Callable[[Model | int], Verdict]:
         """Says of any model, or of one with so many bytes of weights, whether it would fit now.
 
         Idle models would make way. Good for as long as nothing is loaded: ask anew for each list.
         """
-        devices, settings = self.devices(), self._settings
+        machine, settings = self.accelerators(), self._settings
         idle = reclaimable((entry.resident() for entry in self._entries()), busy=False)
         available = self.budget()[1] + idle
 
         def verdict(what: Model | int) -> Verdict:
             model = guessed("this", weight_bytes=what) if isinstance(what, int) else what
-            return judge(model, settings, available, devices)
+            return judge(model, settings, available, machine)
 
         return verdict
 
@@ -135,11 +135,11 @@ class Room:
         self, entry: Loaded, options: LoadOptions
     ) -> tuple[Placement | None, errors.OutOfMemory | None]:
         """A placement; or why there is none now; or neither, when somebody has just made way."""
-        model, settings, devices = entry.model, self._settings, self.devices()
+        model, settings, machine = entry.model, self._settings, self.accelerators()
         others = [other.resident() for other in self._entries() if other is not entry]
         _, free = self.budget()
         try:
-            wanted = place(model, options, settings, None, devices)
+            wanted = place(model, options, settings, None, machine)
         except errors.OutOfMemory as error:  # of a device; asked for, so given or refused
             there = victim_on(others, str(error.members["device"]))
             if there is None:
@@ -149,12 +149,12 @@ class Room:
         if await self._make_way(wanted.bytes - free, entry):
             return None, None
         try:
-            return place(model, options, settings, free, devices), None
+            return place(model, options, settings, free, machine), None
         except errors.OutOfMemory as error:
             # Would it fit if those that answer now had ended? Then they are waited for.
             most = free + reclaimable(others, busy=True)
             try:
-                place(model, options, settings, most, devices)
+                place(model, options, settings, most, machine)
             except errors.OutOfMemory as final:
                 raise self._with_variant(final, model, most) from None
             return None, error
@@ -216,7 +216,7 @@ class Room:
         """The error, which names the largest variant of the model that would fit."""
         for sibling in self.siblings(model):
             with contextlib.suppress(errors.OutOfMemory):
-                place(sibling, LoadOptions(), self._settings, available, self.devices())
+                place(sibling, LoadOptions(), self._settings, available, self.accelerators())
                 error.detail += f"; {sibling.id} would fit"
                 error.members["fitting_variant"] = sibling.id
                 break

@@ -25,7 +25,7 @@ from tabagent.engine.placement import LoadOptions, Placement, lay_out
 from tabagent.engine.process import WorkerProcess
 from tabagent.engine.room import Room
 from tabagent.engine.states import States
-from tabagent.hardware.devices import Devices, none_found
+from tabagent.hardware.devices import Look, of_this_build
 from tabagent.hardware.limits import memory
 from tabagent.hardware.probe import Memory
 
@@ -43,18 +43,21 @@ __all__ = ["Loaded", "State", "Supervisor"]
 
 
 class Supervisor:
-    """Owns every worker. `spawn` is what starts one, `memory` says what is free now."""
+    """Owns every worker. `spawn` is what starts one.
+
+    `memory` says what is free now, `look` which devices there are.
+    """
 
     def __init__(
         self,
         settings: Settings,
         spawn: Spawn = WorkerProcess.start,
         memory: Callable[[], Memory] = memory,
-        devices: Devices = none_found,
+        look: Look = of_this_build,
     ) -> None:
         self._settings, self._spawn, self.memory = settings, spawn, memory
         self._loaded: dict[str, Loaded] = {}
-        self.room = Room(settings, memory, devices, self.loaded, self._let_go, self._doze)
+        self.room = Room(settings, memory, look, self.loaded, self._let_go, self._doze)
         self._states = States(settings.data_dir / "states", settings.keep_state_bytes)
         self._crashes: dict[str, deque[float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -112,7 +115,7 @@ class Supervisor:
         pin: bool | None = None,
     ) -> Loaded:
         """Load by hand: forgives past crashes. Raises Conflict when it is loaded otherwise."""
-        lay_out(model, options, self._settings, self.room.devices())  # refuses nonsense
+        lay_out(model, options, self._settings, self.room.accelerators())  # refuses nonsense
         entry = self._loaded.get(model.id)
         if entry and force_reload:
             await self.unload(model.id, force=True)
@@ -222,7 +225,7 @@ class Supervisor:
         entry = self._loaded[model.id] = Loaded(
             model,
             options,
-            lay_out(model, options, self._settings, self.room.devices()),
+            lay_out(model, options, self._settings, self.room.accelerators()),
             self._settings.keep_alive_s,
         )
         self._spin_up(entry)
@@ -275,7 +278,7 @@ class Supervisor:
             try:
                 return await self._spawn_and_load(entry, placement)
             except errors.OutOfMemory as error:
-                smaller = _step_down(placement, entry.options, self._settings)
+                smaller = _step_down(placement, entry.options, self._settings, tries_left)
                 if smaller is None or not tries_left:
                     raise
                 options, note = smaller
@@ -383,7 +386,7 @@ class Supervisor:
 
 
 def _step_down(
-    placement: Placement, asked: LoadOptions, settings: Settings
+    placement: Placement, asked: LoadOptions, settings: Settings, tries_left: int
 ) -> tuple[LoadOptions, str] | None:
     """What to try when a worker ran out of memory: fewer layers, then a smaller context.
 
@@ -391,7 +394,7 @@ def _step_down(
     """
     layers, context = placement.n_gpu_layers, placement.n_ctx
     if layers and asked.n_gpu_layers is None:
-        fewer = layers * 3 // 4 if layers > 4 else 0
+        fewer = layers * 3 // 4 if layers > 4 and tries_left > 2 else 0
         wish = replace(asked, n_gpu_layers=fewer)
         return wish, f"{fewer} layers are on {placement.device} instead of {layers}"
     shorter = context // 2

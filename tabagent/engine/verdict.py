@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -13,7 +12,7 @@ from tabagent.config import Settings
 from tabagent.engine.gate import place
 from tabagent.engine.placement import LoadOptions, Placement
 from tabagent.errors import OutOfMemory
-from tabagent.hardware.devices import Device
+from tabagent.hardware.devices import Accelerators
 
 Fits = Literal["yes", "smaller", "no", "unknown"]
 HEAD: Final = 128  # numbers in a head, and layers for the width of one, in most models
@@ -45,12 +44,12 @@ def judge(
     model: Model,
     settings: Settings,
     available: int,
-    devices: Sequence[Device],
+    machine: Accelerators,
     options: LoadOptions | None = None,
 ) -> Verdict:
     """The gate's answer. Raises InvalidRequest or NotAvailableHere for options that cannot be."""
     try:
-        placed = place(model, options or LoadOptions(), settings, available, devices)
+        placed = place(model, options or LoadOptions(), settings, available, machine)
     except OutOfMemory as error:
         return Verdict(
             fits="no",

@@ -6,7 +6,7 @@ The engine is never imported here: what a build can use, its shared libraries sa
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -40,12 +40,23 @@ class Device:
         return f"{self.kind}:{self.index}"
 
 
-Devices = Callable[[], Sequence[Device]]
+@dataclass(frozen=True, slots=True)
+class Accelerators:
+    """What there is beside the CPU: kinds that the engine can use, and devices that were found."""
+
+    kinds: frozenset[Kind] = frozenset()
+    devices: tuple[Device, ...] = ()
 
 
-def none_found() -> Sequence[Device]:
-    """Where nobody looks for devices there are none."""
-    return ()
+Look = Callable[[], Accelerators]
+CPU_ALONE: Final = Accelerators()
+
+
+def of_this_build() -> Accelerators:
+    """The kinds that llama.cpp can use; of which there are how many, with how much memory, the
+    engine finds out when it loads.
+    """
+    return Accelerators(build_kinds())
 
 
 @cache

@@ -257,7 +257,7 @@ class Resources:
                     free_bytes=device.free_bytes,
                     models_bytes=sum(entry.device_bytes.get(device.id, 0) for entry in loaded),
                 )
-                for device in room.devices()
+                for device in room.accelerators().devices
             ],
             models=[
                 ModelMemory(
@@ -276,8 +276,8 @@ class Resources:
     async def estimate(self, request: Sizing, call: Call) -> Estimated:
         """Say how many bytes a model would take, from its file's header or its measures alone."""
         model = request.described() or await self._known(request.model)
-        devices = self._supervisor.room.devices()
-        return _estimated(model, place(model, request.options(), self._settings, None, devices))
+        machine = self._supervisor.room.accelerators()
+        return _estimated(model, place(model, request.options(), self._settings, None, machine))
 
     async def feasibility(self, request: Sizing, call: Call) -> Feasibility:
         """Say whether a model would fit now, how it would be loaded, and if not, what would."""
@@ -304,11 +304,11 @@ class Resources:
     async def compatibility(self, request: Compatibility, call: Call) -> Compatible:
         """Say whether models fit into memory together, each as it would be loaded by default."""
         models = [await self._known(name) for name in dict.fromkeys(request.models)]
-        devices = self._supervisor.room.devices()
-        placed = [place(model, LoadOptions(), self._settings, None, devices) for model in models]
+        machine = self._supervisor.room.accelerators()
+        placed = [place(model, LoadOptions(), self._settings, None, machine) for model in models]
         available = self._supervisor.room.budget()[0]
         required = sum(one.bytes for one in placed)
-        free = {device.id: device.free_bytes for device in devices}
+        free = {device.id: device.free_bytes for device in machine.devices}
         for share in (share for one in placed for share in one.shares):
             if share.device in free:
                 free[share.device] -= share.total
@@ -326,8 +326,8 @@ class Resources:
         return model
 
     def _judge(self, model: Model, available: int, options: LoadOptions) -> Verdict:
-        devices = self._supervisor.room.devices()
-        return judge(model, self._settings, available, devices, options)
+        machine = self._supervisor.room.accelerators()
+        return judge(model, self._settings, available, machine, options)
 
     def _free(self, model: Model) -> tuple[int, int]:
         """Bytes free now for a model, and when every model that nobody uses has gone."""

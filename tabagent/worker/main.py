@@ -119,9 +119,11 @@ class Worker:
                 self._pool.submit(self._answer, command.id, lambda: self._backend.ask(command))
 
     def _load(self, command: wire.Load) -> dict[str, Any]:
-        return self._backend.load(
+        facts = self._backend.load(
             command, lambda fraction: self._send(wire.Progress(command.id, fraction))
         )
+        self._beat()  # what it takes is counted from now on
+        return facts
 
     def _sleep(self) -> dict[str, Any]:
         asleep = self._backend.sleep()

@@ -79,7 +79,7 @@ def four_bits(source: Path, target: Path) -> Path:
 
 def taken(tmp_path: Path, layout: dict[str, Any]) -> float:
     """The estimate, as a share of what the worker takes once its context is in use."""
-    wish = {"model": "local/made", "slots": 4} | layout
+    wish: dict[str, Any] = {"model": "local/made", "slots": 4} | layout
     with LiveServer(tmp_path, models_dir=tmp_path / "models", prompt_cache_bytes=0) as live:
         loaded = live.owner.post("/v1/models/load", json=wish).json()
         # The first prompt tells the worker its speed; those after it fill whole micro-batches.
