@@ -111,7 +111,7 @@ def test_real_models_take_turns_within_the_limit_as_measured(tmp_path: Path) -> 
             answers = list(pool.map(ask, range(30)))
         done.set()
         watcher.join()
-    assert len({answer for answer in answers}) == 1
+    assert len(set(answers)) == 1
     assert answers[0][1] == 3
     assert sizes[0]["total_bytes"] * 0.8 < max(peak) <= limit
 
