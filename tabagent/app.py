@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -17,6 +17,8 @@ from tabagent.dispatcher import Dispatcher
 from tabagent.engine.pooling import PoolingRequests
 from tabagent.engine.supervisor import Supervisor
 from tabagent.hardware.devices import Look, of_this_build
+from tabagent.hardware.limits import memory
+from tabagent.hardware.probe import Memory
 from tabagent.openapi import document
 from tabagent.operation import Access, Call, NoParameters
 from tabagent.operations import Services, operations
@@ -51,11 +53,12 @@ class Gateway:
         files: Iterable[Path] = (),
         extra: Iterable[Model] = (),
         look: Look = of_this_build,
+        memory: Callable[[], Memory] = memory,
     ) -> None:
         self.settings = settings
         self.port = settings.port  # replaced by the real one when a free port was asked for
         self.catalog = Catalog(settings.models_path, GUIDE, files, extra)
-        self.supervisor = Supervisor(settings, look=look)
+        self.supervisor = Supervisor(settings, memory=memory, look=look)
         self.services = build_services(settings, self.catalog, self.supervisor)
         self.dispatcher = Dispatcher(operations(self.services))
         self.services.system.table = self.dispatcher.operations.values()

@@ -18,6 +18,8 @@ from tabagent.catalog.models import Model
 from tabagent.commands.serve import Server, loop_factory
 from tabagent.config import Settings
 from tabagent.hardware.devices import Look, of_this_build
+from tabagent.hardware.limits import memory
+from tabagent.hardware.probe import Memory
 
 TOKEN = "t" * 32
 FAKE = "fake/counter"
@@ -63,6 +65,7 @@ class LiveServer:
         *,
         extra: Iterable[Model] = (),
         look: Look = of_this_build,
+        memory: Callable[[], Memory] = memory,
         **settings: Any,
     ) -> None:
         values: dict[str, Any] = {
@@ -72,7 +75,7 @@ class LiveServer:
             "worker_beat_s": 0.5,
         } | settings
         self.settings = Settings(**values)
-        self.gateway = Gateway(self.settings, TOKEN, extra=extra, look=look)
+        self.gateway = Gateway(self.settings, TOKEN, extra=extra, look=look, memory=memory)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()
         self.server = Server(self.gateway, self._ready.set)

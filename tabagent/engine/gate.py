@@ -137,7 +137,12 @@ class _Fitting:
             where = "+".join(ids)
             notes.append(f"{layers} of {every} layers are on {where}: there is no room for more")
         return replace(
-            placed, n_gpu_layers=layers, estimate=host, shares=shares, notes=tuple(notes)
+            placed,
+            n_gpu_layers=layers,
+            every_layer=every if asked is None else layers,
+            estimate=host,
+            shares=shares,
+            notes=tuple(notes),
         )
 
     def _largest(self, available: int) -> int:

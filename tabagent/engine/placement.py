@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,6 +79,7 @@ class Placement:
     draft_tokens: int
     keep_state: bool
     estimate: Estimate | None = None  # of main memory; None: nothing is known of the measures
+    every_layer: int = 0  # that could lie on a device; 0 where none may
     shares: tuple[Share, ...] = ()  # of the devices' memory
     notes: tuple[str, ...] = ()  # what is less than it would be with more memory
 
@@ -86,6 +88,11 @@ class Placement:
         """Where it runs, in a word."""
         used = self.devices if self.n_gpu_layers else ()
         return "+".join(device.id for device in used) or "cpu"
+
+    @property
+    def layers_left_out(self) -> bool:
+        """Whether a device that is used had no room for all layers."""
+        return bool(self.devices) and self.every_layer > self.n_gpu_layers
 
     @property
     def main_gpu(self) -> int:
@@ -161,8 +168,12 @@ def refused(param: str, detail: str) -> InvalidRequest:
     return InvalidRequest(detail, param=param, errors=[{"pointer": f"/{param}", "detail": detail}])
 
 
+@cache
 def cores() -> int:
-    """Cores this process may use: physical ones, for hyper-threads slow matrix work down."""
+    """Cores this process may use: physical ones, for hyper-threads slow matrix work down.
+
+    Read once: a verdict on a model asks, and a list asks for hundreds of them.
+    """
     physical = psutil.cpu_count(logical=False) or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
     return max(1, math.ceil(min(physical, allowed, cpu_quota(CGROUP))))

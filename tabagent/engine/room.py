@@ -73,7 +73,7 @@ class Room:
         spare = min(SPARE_BYTES, int(memory.total_bytes * SPARE_SHARE))
         free = max(0, memory.available_bytes - spare - coming)
         if (limit := self.limit()) is not None:
-            return limit, max(0, limit - given)
+            free = min(free, max(0, limit - given))  # a limit makes no memory
         return given + free, free
 
     def accelerators(self) -> Accelerators:
@@ -141,11 +141,18 @@ class Room:
         try:
             wanted = place(model, options, settings, None, machine)
         except errors.OutOfMemory as error:  # of a device; asked for, so given or refused
-            there = victim_on(others, str(error.members["device"]))
-            if there is None:
+            device = str(error.members["device"])
+            if there := victim_on(others, device):
+                await self._evict(there, model)
+                return None, None
+            if not any(one.device_bytes.get(device) and not one.pinned for one in others):
                 raise
-            await self._evict(there, model)
-            return None, None
+            return None, error
+        if wanted.layers_left_out:  # rather than on the CPU beside somebody's idle model
+            for used in wanted.devices:
+                if there := victim_on(others, used.id):
+                    await self._evict(there, model)
+                    return None, None
         if await self._make_way(wanted.bytes - free, entry):
             return None, None
         try:

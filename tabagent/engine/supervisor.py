@@ -171,7 +171,12 @@ class Supervisor:
             await self._let_go(entry)
 
     async def _doze(self, entry: Loaded) -> None:
-        """Let an idle model give its context back; its weights stay."""
+        """Let an idle model give its context back; its weights stay.
+
+        Never waits for the lock: who wakes it holds that, and may wait for whom this serves.
+        """
+        if entry.turning.locked():
+            return
         async with entry.turning:
             process = entry.process
             if entry.users or entry.asleep or entry.state != "ready" or not process:

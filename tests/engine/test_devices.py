@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from tabagent.engine.offload import OVERHEAD
 from tabagent.engine.placement import LoadOptions, Placement
 from tabagent.errors import InvalidRequest, NotAvailableHere, OutOfMemory
 from tabagent.hardware.devices import Accelerators, Device
-from tests.live import LiveServer, fake_model
+from tabagent.hardware.probe import Memory
+from tests.live import LiveServer, eventually, fake_model
 
 MB = 2**20
 GB = 2**30
@@ -43,6 +45,7 @@ def machine(*devices: Device) -> Accelerators:
 
 
 ONE = machine(card(0, 20 * GB))
+ROOMY = Memory(total_bytes=64 * GB, available_bytes=64 * GB)
 TWO = machine(card(0, 3 * GB), card(1, GB))
 
 
@@ -157,7 +160,7 @@ def refusing(name: str, layers: int) -> Model:
 
 def test_a_card_that_is_full_at_load_gets_fewer_layers_and_that_is_said(tmp_path: Path) -> None:
     models = [refusing("fake/some", 20), refusing("fake/none", 0)]
-    with LiveServer(tmp_path, extra=models, look=lambda: ONE, memory_limit=64 * GB) as live:
+    with LiveServer(tmp_path, extra=models, look=lambda: ONE, memory=lambda: ROOMY) as live:
         loaded = live.owner.post("/v1/models/load", json={"model": "fake/some"}).json()
         assert loaded["n_gpu_layers"] == 18  # 33, 24, 18
         assert loaded["device"] == "cuda:0"
@@ -178,7 +181,7 @@ def test_a_card_that_is_full_at_load_gets_fewer_layers_and_that_is_said(tmp_path
 
 def test_steps_down_end_on_the_cpu(tmp_path: Path) -> None:
     with LiveServer(
-        tmp_path, extra=[refusing("fake/none", 0)], look=lambda: ONE, memory_limit=64 * GB
+        tmp_path, extra=[refusing("fake/none", 0)], look=lambda: ONE, memory=lambda: ROOMY
     ) as live:
         loaded = live.owner.post("/v1/models/load", json={"model": "fake/none"}).json()
         assert loaded["n_gpu_layers"] == 0
@@ -187,9 +190,33 @@ def test_steps_down_end_on_the_cpu(tmp_path: Path) -> None:
         assert live.answer("2", "fake/none") == "1 2 "
 
 
+def test_an_idle_model_leaves_a_card_to_the_next_and_a_busy_one_does_not(tmp_path: Path) -> None:
+    models = [fake_model(name, shape=SHAPE) for name in ("fake/a", "fake/b")]
+    taken = 0  # as the driver says
+
+    def look() -> Accelerators:
+        return machine(card(0, 8 * GB - taken))
+
+    with LiveServer(tmp_path, extra=models, look=look, memory=lambda: ROOMY) as live:
+        live.answer("1", "fake/a")
+        assert live.loaded("fake/a")["n_gpu_layers"] == LAYERS + 1
+        taken = 6 * GB
+        with ThreadPoolExecutor() as pool:
+            busy = pool.submit(live.answer, "15 sleep", "fake/a")
+            eventually(lambda: live.loaded("fake/a").get("slots_used"))
+            live.answer("1", "fake/b")
+            assert busy.result().startswith("1 2 3")
+        # Beside the busy one it got what was left, and says so.
+        assert live.loaded("fake/b")["n_gpu_layers"] < LAYERS
+        assert "there is no room for more" in live.loaded("fake/b")["notes"][0]
+        live.owner.post("/v1/models/unload", json={"model": "fake/b"})
+        live.answer("1", "fake/b")
+        assert live.loaded("fake/a") == {}
+
+
 def test_resources_show_the_cards(tmp_path: Path) -> None:
     model = fake_model("fake/card", shape=SHAPE)
-    with LiveServer(tmp_path, extra=[model], look=lambda: ONE, memory_limit=64 * GB) as live:
+    with LiveServer(tmp_path, extra=[model], look=lambda: ONE, memory=lambda: ROOMY) as live:
         live.answer("1", "fake/card")
         (device,) = live.client.get("/v1/resources").json()["devices"]
         assert (device["device"], device["free_bytes"]) == ("cuda:0", 20 * GB)
@@ -202,7 +229,7 @@ def test_resources_show_the_cards(tmp_path: Path) -> None:
 
 def test_asking_for_the_device_that_it_has_is_no_conflict(tmp_path: Path) -> None:
     model = fake_model("fake/card", shape=SHAPE)
-    with LiveServer(tmp_path, extra=[model], look=lambda: ONE, memory_limit=64 * GB) as live:
+    with LiveServer(tmp_path, extra=[model], look=lambda: ONE, memory=lambda: ROOMY) as live:
         live.answer("1", "fake/card")
         for wish in ("auto", "gpu", "cuda", "cuda:0"):
             same = live.owner.post("/v1/models/load", json={"model": "fake/card", "device": wish})

@@ -98,7 +98,7 @@ def test_sixty_gigabytes_are_refused_within_a_tenth_of_a_second(tmp_path: Path) 
     huge = replace(BASE, width=8192, layers=70, heads=64, kv_heads=8, feed_forward=28672)
     write_sized(folder(tmp_path) / "huge.gguf", huge)
     path = tmp_path / "models"
-    with LiveServer(tmp_path, models_dir=path, memory_limit=20 * 10**9) as live:
+    with LiveServer(tmp_path, models_dir=path, memory_limit=2 * 10**9) as live:
         assert live.client.get("/v1/models/local%2Fhuge").json()["size_bytes"] > 60e9
         took = []
         for _ in range(3):
@@ -107,7 +107,7 @@ def test_sixty_gigabytes_are_refused_within_a_tenth_of_a_second(tmp_path: Path) 
             took.append(time.monotonic() - began)
         assert min(took) < 0.1
         assert (problem["status"], problem["code"]) == (507, "out-of-memory")
-        assert problem["required_bytes"] > 60e9 > problem["available_bytes"] == 20 * 10**9
+        assert problem["required_bytes"] > 60e9 > problem["available_bytes"] == 2 * 10**9
         assert "GB of weights" in problem["detail"]
         assert live.client.get("/v1/models/loaded").json()["data"] == []
 

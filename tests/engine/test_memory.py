@@ -5,19 +5,26 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 from pydantic import ValidationError
 
+from tabagent import wire
 from tabagent.catalog.models import Model
 from tabagent.catalog.shape import Layer, Shape
 from tabagent.config import Settings
 from tabagent.engine.gate import place
+from tabagent.engine.loaded import Loaded
 from tabagent.engine.placement import LoadOptions
+from tabagent.engine.process import WorkerProcess
+from tabagent.engine.room import Room
+from tabagent.hardware.devices import Accelerators
+from tabagent.hardware.probe import Memory
 from tests.live import LiveServer, eventually, fake_model
 from tests.worker.sized_gguf import Measures, write_sized
 
@@ -168,6 +175,33 @@ def test_the_limit_can_be_a_share_of_this_machine(tmp_path: Path) -> None:
     for nonsense in ("0%", "101%", "half", "-5", "5GB"):
         with pytest.raises(ValidationError):
             Settings(memory_limit=nonsense)
+
+
+def test_a_limit_makes_no_memory_where_the_machine_has_less(tmp_path: Path) -> None:
+    half = Memory(total_bytes=SIZE, available_bytes=SIZE // 2)
+    with LiveServer(
+        tmp_path, extra=[sized(A)], memory_limit=SIZE * 10, memory=lambda: half
+    ) as live:
+        problem = live.chat("1", A).json()
+        assert problem["code"] == "out-of-memory"
+        assert problem["available_bytes"] < SIZE // 2
+
+
+def test_weights_that_are_mapped_are_counted_although_the_system_calls_them_free() -> None:
+    """Pages of files count as available: a second model must not be given the first one's."""
+    free = Memory(total_bytes=2 * SIZE, available_bytes=2 * SIZE)
+    entry = Loaded(sized(A), LoadOptions(), place(sized(A), LoadOptions(), Settings()), 300.0)
+    entry.reserved_bytes = SIZE
+    process = types.SimpleNamespace(beat=wire.Beat(resident_bytes=SIZE, mapped_bytes=SIZE))
+    entry.process = cast(WorkerProcess, process)
+
+    async def nothing(_: Loaded) -> None:
+        pass
+
+    room = Room(Settings(), lambda: free, Accelerators, lambda: [entry], nothing, nothing)
+    assert room.budget()[1] <= SIZE
+    process.beat = wire.Beat(resident_bytes=SIZE, mapped_bytes=0)  # read into memory instead
+    assert SIZE < room.budget()[1] <= 2 * SIZE
 
 
 def test_a_model_that_answers_is_waited_for_and_not_cut(tmp_path: Path) -> None:
