@@ -26,7 +26,10 @@ CASES: dict[str, tuple[Measures, dict[str, Any]]] = {
     "words": (replace(BASE, words=40_000, tied=True), {"n_ctx": 1024, "slots": 2}),
     "whole floats": (replace(BASE, type=TENSOR_F32), {"n_ctx": 2048, "slots": 1}),
     "shared": (BASE, {"n_ctx": 1024, "slots": 4, "kv_layout": "shared"}),
-    "without flash": (BASE, {"n_ctx": 768, "slots": 1, "flash_attention": "off"}),
+    "without flash": (
+        replace(BASE, heads=32, kv_heads=32),
+        {"n_ctx": 768, "slots": 1, "flash_attention": "off"},
+    ),
     "bytes in the cache": (
         replace(BASE, layers=8),
         {"n_ctx": 2048, "cache_type_k": "q8_0", "cache_type_v": "q8_0"},
