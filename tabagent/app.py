@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -17,6 +17,9 @@ from tabagent.config import Settings
 from tabagent.dispatcher import Dispatcher
 from tabagent.engine.pooling import PoolingRequests
 from tabagent.engine.supervisor import Supervisor
+from tabagent.hardware.devices import Look, of_this_build
+from tabagent.hardware.limits import memory
+from tabagent.hardware.probe import Memory
 from tabagent.hub.jobs import Jobs
 from tabagent.hub.token import HubToken
 from tabagent.openapi import document
@@ -40,7 +43,6 @@ from tabagent.transports.pages import page_routes
 
 log = structlog.get_logger(__name__)
 
-ROOM_BESIDE_WEIGHTS: Final = 1.2  # times a file's size: what a model takes with a short context
 GUIDE: Final = Path(__file__).parent / "builtin" / "guide.gguf"
 
 
@@ -54,11 +56,13 @@ class Gateway:
         *,
         files: Iterable[Path] = (),
         extra: Iterable[Model] = (),
+        look: Look = of_this_build,
+        memory: Callable[[], Memory] = memory,
     ) -> None:
         self.settings = settings
         self.port = settings.port  # replaced by the real one when a free port was asked for
         self.catalog = Catalog(settings.models_path, GUIDE, files, extra)
-        self.supervisor = Supervisor(settings)
+        self.supervisor = Supervisor(settings, memory=memory, look=look)
         self.services = build_services(settings, self.catalog, self.supervisor)
         self.dispatcher = Dispatcher(operations(self.services))
         self.services.system.table = self.dispatcher.operations.values()
@@ -85,7 +89,7 @@ class Gateway:
 def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor) -> Services:
     """One of each service. Does no I/O, so the table can be had without an engine."""
     models = Models(catalog, supervisor, settings)
-    supervisor.siblings = catalog.siblings
+    supervisor.room.siblings = catalog.siblings
     generation = Generations(supervisor, settings)
     token = HubToken(settings.data_dir / "hf_token")
     pooling = PoolingRequests(supervisor, settings)
@@ -111,7 +115,7 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
             settings.hub_endpoint,
             offline=os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
             find=models.resolve,
-            fits=lambda size: size * ROOM_BESIDE_WEIGHTS < supervisor.budget()[0],
+            fits=lambda size: supervisor.room.fits(size).fits != "no",
             loaded=lambda model_id: supervisor.get(model_id) is not None,
         ),
         resources=Resources(models.resolve, catalog.siblings, supervisor, settings),

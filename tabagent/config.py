@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +36,17 @@ def _split(value: Any) -> Any:
     )
 
 
+def _limit(value: Any) -> Any:
+    """A number of bytes stays one; a share keeps its sign."""
+    text = str(value).strip()
+    if text.isdigit():
+        return int(text)
+    if re.fullmatch(r"\d{1,2}(\.\d+)?%|100%", text) and float(text[:-1]) > 0:
+        return text
+    raise ValueError("must be a number of bytes, or a share such as 60%")
+
+
+MemoryLimit = Annotated[int | str, BeforeValidator(_limit)]
 CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 
 
@@ -93,6 +105,10 @@ class Settings(BaseSettings):
         ge=0,
         description="Context of one sequence in tokens; 0 is the model's own, at most 8192.",
     )
+    device: str = Field(
+        "auto",
+        description="Where models run: `auto`, `cpu`, `gpu`, a kind (`cuda`, `rocm`, `vulkan`, `metal`, `sycl`) or one device (`cuda:1`).",
+    )
     threads: int = Field(0, ge=0, le=512, description="Threads per model; 0 is one per core.")
     threads_batch: int = Field(
         0, ge=0, le=512, description="Threads for prompts; 0 is as many as for answers."
@@ -120,6 +136,9 @@ class Settings(BaseSettings):
     keep_state: bool = Field(
         False, description="Keep computed prompts on disk when a model is unloaded."
     )
+    keep_state_bytes: int = Field(
+        4 * 2**30, ge=0, description="Most disk they may take, of all models together."
+    )
     queue_size: int = Field(64, ge=1, description="Requests that may wait for one model.")
     queue_wait_s: float = Field(60, gt=0, description="Seconds a request may wait for its turn.")
     generation_s: float = Field(600, gt=0, description="Seconds one generation may take.")
@@ -135,10 +154,14 @@ class Settings(BaseSettings):
     raw_grammar: bool = Field(
         False, description="Whether requests may bring a GBNF grammar of their own."
     )
-    memory_limit: int = Field(
+    memory_limit: MemoryLimit = Field(
         0,
-        ge=0,
-        description="Bytes that all loaded models may take together; 0 is what is free when one is loaded.",
+        description="Bytes that all loaded models may take together, or a share of this machine's memory (`60%`); 0 is what is free when one is loaded.",
+    )
+    sleep_s: float = Field(
+        60,
+        ge=-1,
+        description="Seconds until an unused model gives its KV cache back, and keeps its weights; -1 is never.",
     )
     keep_alive_s: float = Field(
         300, ge=-1, description="Seconds an unused model stays loaded; -1 is for ever."

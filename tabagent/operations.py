@@ -20,7 +20,7 @@ from tabagent.services.text import TextTools
 
 LOADING = (
     e.ModelNotFound, e.ModelNotLoaded, e.ModelLoading, e.ModelCorrupt, e.UnsupportedModel,
-    e.OutOfMemory, e.WorkerCrashed, e.ModelCrashLoop,
+    e.OutOfMemory, e.WorkerCrashed, e.ModelCrashLoop, e.NotAvailableHere,
 )  # fmt: skip
 GENERATING = (
     *LOADING, e.UnsupportedParameter, e.ContextLengthExceeded, e.ChatTemplateRejected,
@@ -40,7 +40,9 @@ HUB = (
     e.NotAvailableHere,
 )
 PULLING = (e.ChecksumMismatch, e.InsufficientStorage)
-SIZING = (e.ModelNotFound, e.ModelCorrupt, e.UnsupportedModel)
+SIZING = (
+    e.ModelNotFound, e.ModelCorrupt, e.UnsupportedModel, e.NotAvailableHere, e.OutOfMemory,
+)  # fmt: skip
 RENDERING = (*LOADING, e.UnsupportedParameter, e.ChatTemplateRejected, e.WrongModelTask)
 
 

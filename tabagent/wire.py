@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """Raised when these structs change; the handshake compares it."""
 
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -116,6 +116,9 @@ class Load(_Message):
     draft_tokens: int = 0  # most tokens guessed at once
     state_path: str | None = None  # where computed prompts are kept over a reload
     pooling: Pooling | None = None  # of a model that makes vectors or ranks; None: it generates
+    n_gpu_layers: int = 0  # layers on graphics processors, the output layer first; 0: the CPU alone
+    main_gpu: int | None = None  # the only one to use; None: as `tensor_split` says
+    tensor_split: list[float] = []  # what part of those layers each gets
 
 
 class Render(_Message):
@@ -188,6 +191,12 @@ class Rank(_Message):
     truncate: bool = False  # read the first window alone
 
 
+class Sleep(_Message):
+    """Give the context's memory back until the next request. Answered by Done({asleep})."""
+
+    id: int
+
+
 class Cancel(_Message):
     """Stop command `id`. With `halt` it still answers Finished; without, nobody listens."""
 
@@ -210,6 +219,7 @@ class Beat(_Message):
     """Sent at a fixed pace, whatever the engine is doing."""
 
     resident_bytes: int
+    mapped_bytes: int = 0  # of them: pages of files, which can be read again
     slots_used: int = 0
     waiting: int = 0
     steps: int = 0  # decode steps so far: no progress with slots in use is a stall
@@ -296,7 +306,9 @@ class Failed(_Message):
     members: dict[str, Any] = {}
 
 
-Command = Load | Render | Tokenize | Detokenize | Generate | Embed | Rank | Cancel | Shutdown
+Command = (
+    Load | Render | Tokenize | Detokenize | Generate | Embed | Rank | Sleep | Cancel | Shutdown
+)
 Event = Hello | Beat | Progress | Pieces | Finished | Done | Failed
 
 encode: Final = msgspec.msgpack.Encoder().encode

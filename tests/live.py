@@ -17,6 +17,9 @@ from tabagent.app import Gateway
 from tabagent.catalog.models import Model
 from tabagent.commands.serve import Server, loop_factory
 from tabagent.config import Settings
+from tabagent.hardware.devices import Look, of_this_build
+from tabagent.hardware.limits import memory
+from tabagent.hardware.probe import Memory
 
 TOKEN = "t" * 32
 FAKE = "fake/counter"
@@ -56,7 +59,15 @@ def eventually(condition: Callable[[], Any], timeout: float = 5.0, what: str = "
 class LiveServer:
     """The gateway in a thread. Use as a context manager."""
 
-    def __init__(self, data_dir: Path, *, extra: Iterable[Model] = (), **settings: Any) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        extra: Iterable[Model] = (),
+        look: Look = of_this_build,
+        memory: Callable[[], Memory] = memory,
+        **settings: Any,
+    ) -> None:
         values: dict[str, Any] = {
             "port": 0,
             "data_dir": data_dir,
@@ -64,7 +75,7 @@ class LiveServer:
             "worker_beat_s": 0.5,
         } | settings
         self.settings = Settings(**values)
-        self.gateway = Gateway(self.settings, TOKEN, extra=extra)
+        self.gateway = Gateway(self.settings, TOKEN, extra=extra, look=look, memory=memory)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._ready = threading.Event()
         self.server = Server(self.gateway, self._ready.set)

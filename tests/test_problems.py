@@ -127,6 +127,7 @@ PRODUCED: dict[str, Make] = {
         "/v1/responses", {"model": FAKE, "input": "1", "previous_response_id": "resp_1"}
     ),
     "method-not-allowed": lambda s: s.client.get("/v1/chat/completions"),
+    "not-available-here": post("/v1/models/load", {"model": FAKE, "device": "sycl"}),
     "conflict": post("/v1/models/load", {"model": FAKE, "slots": 3}),
     "model-busy": busy,
     "queue-full": full,

@@ -34,6 +34,8 @@ class Shape:
     input_bytes: int  # the table that tokens are looked up in
     output_bytes: int  # what makes logits; none of its own where it is the same table
     other_bytes: int
+    gated: bool = True  # whether two arrays of the middle are multiplied, as in most decoders
+    sliding: bool = False  # whether layers look at a window only
 
     @property
     def weight_bytes(self) -> int:
@@ -84,6 +86,8 @@ def shape_of(header: GgufHeader) -> Shape:
         input_bytes=rest.pop("token_embd.weight", 0),
         output_bytes=rest.pop("output.weight", 0),
         other_bytes=sum(rest.values()),
+        gated=_gated(header.tensors, forward),
+        sliding=number("attention.sliding_window") > 0,
     )
 
 
@@ -104,6 +108,16 @@ def _layer(
         value_row=value_row if cached else 0,
         state=state if any(kind.startswith("ssm_") for kind in by_kind) else 0,
     )
+
+
+def _gated(tensors: Iterable[TensorInfo], forward: int) -> bool:
+    """Whether there is a gate, on its own or in one tensor with what it lets through."""
+    for tensor in tensors:
+        if ".ffn_gate" in tensor.name:
+            return True
+        if ".ffn_down" in tensor.name and len(tensor.shape) > 1 and tensor.shape[0] != forward:
+            return True
+    return False
 
 
 def _feed_forward(tensors: Iterable[TensorInfo]) -> int:

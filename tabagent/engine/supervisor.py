@@ -8,25 +8,24 @@ that nobody uses makes room for another, and goes when its time is up; one that 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import re
-import shutil
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
 from time import monotonic, time
-from typing import Any, Final, Literal
+from typing import Final
 
 import structlog
 
 from tabagent import errors, wire
 from tabagent.catalog.models import Model
 from tabagent.config import Settings
-from tabagent.engine.placement import LoadOptions, Placement, place
+from tabagent.engine.loaded import Loaded, State
+from tabagent.engine.placement import LoadOptions, Placement, lay_out
 from tabagent.engine.process import WorkerProcess
-from tabagent.engine.residency import Resident, reclaimable, victims
+from tabagent.engine.room import Room
+from tabagent.engine.states import States
+from tabagent.hardware.devices import Look, of_this_build
 from tabagent.hardware.limits import memory
 from tabagent.hardware.probe import Memory
 
@@ -34,73 +33,33 @@ log = structlog.get_logger(__name__)
 
 CRASH_WINDOW_S: Final = 300.0
 UNLOAD_S: Final = 5.0
+SLEEP_S: Final = 10.0  # what a worker gets to give its context back
+TRIES: Final = 6  # of a load that runs out of memory
+SHORTEST_CONTEXT: Final = 512
 BAD_FILE_SIGNALS: Final = {"SIGABRT", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL"}
 
 Spawn = Callable[..., Awaitable[WorkerProcess]]
-State = Literal["loading", "ready", "restarting", "crashed"]
-
-
-@dataclass(eq=False)
-class Loaded:
-    """A model that is loaded, or on its way. `worker` is awaited by everyone who needs it."""
-
-    model: Model
-    options: LoadOptions
-    placement: Placement
-    keep_alive_s: float  # how long it stays when nobody uses it; below 0 for ever
-    pinned: bool = False  # never evicted
-    worker: asyncio.Task[WorkerProcess] = field(init=False)
-    state: State = "loading"
-    progress: float = 0.0
-    process: WorkerProcess | None = None
-    facts: dict[str, Any] = field(default_factory=dict)  # what the worker said of the model
-    loaded_at: float = 0.0  # unix seconds
-    load_s: float = 0.0
-    restarts: int = 0
-    users: int = 0  # who use it or wait for it
-    idle_since: float = 0.0  # monotonic, of a model without users
-    leaves_at: float | None = None  # unix seconds, when nobody uses it until then
-    reserved_bytes: int = 0  # what it was given when its load began
-    _timer: asyncio.TimerHandle | None = None
-
-    def resident(self) -> Resident:
-        busy = self.users > 0 or self.state == "loading"
-        idle_since = None if busy else self.idle_since
-        return Resident(self.model.id, self.reserved_bytes, idle_since, self.pinned)
-
-    def wait_until(self, leave: Callable[[], None]) -> None:
-        """Nobody uses it any more: `leave` is called when its time is up."""
-        self.idle_since = monotonic()
-        if not self.pinned and self.keep_alive_s >= 0:
-            self.leaves_at = time() + self.keep_alive_s
-            self._timer = asyncio.get_running_loop().call_later(self.keep_alive_s, leave)
-
-    def wake(self) -> None:
-        """Somebody uses it, or it is gone."""
-        self.leaves_at = None
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
+__all__ = ["Loaded", "State", "Supervisor"]
 
 
 class Supervisor:
-    """Owns every worker. `spawn` is what starts one, `memory` says what is free now."""
+    """Owns every worker. `spawn` is what starts one.
+
+    `memory` says what is free now, `look` which devices there are.
+    """
 
     def __init__(
         self,
         settings: Settings,
         spawn: Spawn = WorkerProcess.start,
         memory: Callable[[], Memory] = memory,
+        look: Look = of_this_build,
     ) -> None:
         self._settings, self._spawn, self.memory = settings, spawn, memory
-        self.siblings: Callable[[Model], list[Model]] = (
-            lambda _: []
-        )  # other variants, largest first
         self._loaded: dict[str, Loaded] = {}
-        self._leaving: set[Loaded] = set()  # their memory is not back yet
+        self.room = Room(settings, memory, look, self.loaded, self._let_go, self._doze)
+        self._states = States(settings.data_dir / "states", settings.keep_state_bytes)
         self._crashes: dict[str, deque[float]] = {}
-        self._room = asyncio.Lock()  # one load at a time counts what is free
-        self._changed = asyncio.Event()  # somebody became idle, or is gone
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -129,7 +88,10 @@ class Supervisor:
         if keep_alive_s is not None:
             entry.keep_alive_s = keep_alive_s
         with self._used(entry):
-            yield await self._await_worker(entry)
+            worker = await self._await_worker(entry)
+            if entry.asleep or entry.turning.locked():
+                await self._rouse(entry)
+            yield worker
 
     @contextmanager
     def _used(self, entry: Loaded) -> Iterator[None]:
@@ -140,8 +102,8 @@ class Supervisor:
         finally:
             entry.users -= 1
             if not entry.users and self._loaded.get(entry.model.id) is entry:
-                entry.wait_until(lambda: self._time_is_up(entry))
-                self._changed.set()
+                self._rest(entry)
+                self.room.changed.set()
 
     async def load(
         self,
@@ -153,12 +115,12 @@ class Supervisor:
         pin: bool | None = None,
     ) -> Loaded:
         """Load by hand: forgives past crashes. Raises Conflict when it is loaded otherwise."""
-        place(model, options, self._settings)  # refuses what cannot go together
+        lay_out(model, options, self._settings, self.room.accelerators())  # refuses nonsense
         entry = self._loaded.get(model.id)
         if entry and force_reload:
             await self.unload(model.id, force=True)
             entry = None
-        if entry and (other := _different(options, entry.placement)):
+        if entry and (other := _different(options, entry)):
             raise errors.Conflict(
                 f"{model.id} is loaded with {other}; send force_reload to change that"
             )
@@ -190,84 +152,69 @@ class Supervisor:
         await asyncio.gather(*(self._let_go(entry) for entry in self.loaded()))
         await asyncio.gather(*self._tasks)
 
-    # ---- memory ---------------------------------------------------------------------------------
-    def _time_is_up(self, entry: Loaded) -> None:
-        if not entry.users and self._loaded.get(entry.model.id) is entry:
-            log.info("model_unused", model=entry.model.id, seconds=entry.keep_alive_s)
-            task = asyncio.get_running_loop().create_task(self._let_go(entry))
+    # ---- who rests ------------------------------------------------------------------------------
+    def _rest(self, entry: Loaded) -> None:
+        def soon(act: Coroutine[None, None, None]) -> None:
+            task = asyncio.get_running_loop().create_task(act)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def budget(self) -> tuple[int, int]:
-        """Bytes that models may take together, and those of them that none has been given."""
-        given = sum(entry.reserved_bytes for entry in (*self.loaded(), *self._leaving))
-        if limit := self._settings.memory_limit:
-            return limit, max(0, limit - given)
-        coming = sum(
-            max(
-                0,
-                entry.reserved_bytes - (entry.process.beat.resident_bytes if entry.process else 0),
-            )
-            for entry in (*self.loaded(), *self._leaving)
+        entry.rest(
+            self._settings.sleep_s,
+            lambda: soon(self._doze(entry)),
+            lambda: soon(self._leave_unused(entry)),
         )
-        free = max(0, self.memory().available_bytes - coming)
-        return given + free, free
 
-    async def _place(self, entry: Loaded) -> Placement:
-        """Find room, at the cost of models that nobody uses; waits a while for those in use.
+    async def _leave_unused(self, entry: Loaded) -> None:
+        if not entry.users and self._loaded.get(entry.model.id) is entry:
+            log.info("model_unused", model=entry.model.id, seconds=entry.keep_alive_s)
+            await self._let_go(entry)
 
-        Raises OutOfMemory when it would not fit even alone beside what is pinned.
+    async def _doze(self, entry: Loaded) -> None:
+        """Let an idle model give its context back; its weights stay.
+
+        Never waits for the lock: who wakes it holds that, and may wait for whom this serves.
         """
-        model, options, settings = entry.model, entry.options, self._settings
-        deadline = monotonic() + settings.queue_wait_s
-        while True:
-            self._changed.clear()
-            others = [e.resident() for e in self.loaded() if e is not entry]
-            _, free = self.budget()
-            wanted = place(model, options, settings)
-            if going := victims(others, wanted.bytes - free):
-                for model_id in going:
-                    log.info("model_evicted", model=model_id, for_model=model.id)
-                    await self._let_go(self._loaded[model_id])
-                continue
+        if entry.turning.locked():
+            return
+        async with entry.turning:
+            process = entry.process
+            if entry.users or entry.asleep or entry.state != "ready" or not process:
+                return
             try:
-                return place(model, options, settings, free)
-            except errors.OutOfMemory:
-                # Would it fit if those that answer now had ended? Then they are waited for.
-                most = free + reclaimable(others, busy=True)
-                try:
-                    place(model, options, settings, most)
-                except errors.OutOfMemory as error:
-                    raise self._with_variant(error, model, most) from None
-                if monotonic() > deadline:
-                    raise
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, deadline - monotonic()) + 0.01):
-                    await self._changed.wait()
+                async with asyncio.timeout(SLEEP_S):
+                    answer = await process.ask(wire.Sleep)
+            except (TimeoutError, errors.TabAgentError):
+                return  # it has died, or is on its way out
+            if answer.get("asleep") and self._loaded.get(entry.model.id) is entry:
+                entry.asleep = True
+                if entry.reserved_bytes:
+                    entry.reserved_bytes = min(entry.reserved_bytes, entry.asleep_bytes)
+                log.info("model_asleep", model=entry.model.id)
+        self.room.changed.set()
 
-    def _with_variant(
-        self, error: errors.OutOfMemory, model: Model, available: int
-    ) -> errors.OutOfMemory:
-        """The error, which names the largest variant of the model that would fit."""
-        for sibling in self.siblings(model):
-            with contextlib.suppress(errors.OutOfMemory):
-                place(sibling, LoadOptions(), self._settings, available)
-                error.detail += f"; {sibling.id} would fit"
-                error.members["fitting_variant"] = sibling.id
-                break
-        return error
+    async def _rouse(self, entry: Loaded) -> None:
+        """Find room for the context again, which the worker makes with the next request."""
+        async with entry.turning:
+            if entry.asleep:
+                await self.room.wake(entry)
+                entry.asleep = False
 
     async def _let_go(self, entry: Loaded) -> None:
         """Forget a model at once; returns when its process is gone and its memory back."""
         if self._loaded.get(entry.model.id) is entry:
             del self._loaded[entry.model.id]
         entry.wake()
-        self._leaving.add(entry)
+        self.room.leaving.add(entry)
+        before, private = self.memory(), entry.private_bytes
         try:
             await self._end(entry)
+            await self.room.returned(before, private)
+            if entry.placement.keep_state:
+                await asyncio.to_thread(self._states.trim)
         finally:
-            self._leaving.discard(entry)
-            self._changed.set()
+            self.room.leaving.discard(entry)
+            self.room.changed.set()
 
     # ---- how a worker comes and goes ------------------------------------------------------------
     def _begin(self, model: Model, options: LoadOptions) -> Loaded:
@@ -281,7 +228,10 @@ class Supervisor:
         if model.problem is not None:
             raise model.problem.with_traceback(None)  # kept in the catalogue, raised often
         entry = self._loaded[model.id] = Loaded(
-            model, options, place(model, options, self._settings), self._settings.keep_alive_s
+            model,
+            options,
+            lay_out(model, options, self._settings, self.room.accelerators()),
+            self._settings.keep_alive_s,
         )
         self._spin_up(entry)
         return entry
@@ -300,35 +250,19 @@ class Supervisor:
             raise
 
     async def _load(self, entry: Loaded) -> WorkerProcess:
-        model, started, settings = entry.model, monotonic(), self._settings
+        model, started = entry.model, monotonic()
+        entry.asleep, entry.fallbacks = False, []
         if not entry.placement.keep_state:  # what an earlier load kept is nobody's any more
-            await asyncio.to_thread(shutil.rmtree, self._state_of(model), ignore_errors=True)
-
-        def progress(fraction: float) -> None:
-            entry.progress = fraction
-
+            await asyncio.to_thread(self._states.drop, model)
         try:
-            async with self._room:
-                entry.reserved_bytes = 0
-                placement = entry.placement = await self._place(entry)
-                entry.reserved_bytes = placement.bytes
-            process = entry.process = await self._spawn(
-                model.backend,
-                beat_s=settings.worker_beat_s,
-                stall_s=settings.stall_s,
-                on_exit=lambda _: self._exited(entry),
-            )
-            async with asyncio.timeout(settings.load_s):
-                entry.facts = await process.ask(
-                    lambda id_: self._load_command(id_, model, placement),
-                    progress,
-                )
+            async with asyncio.timeout(None) as limit:
+                process = await self._start(entry, limit)
         except BaseException as error:
             if self._loaded.get(model.id) is entry:
                 del self._loaded[model.id]
             if entry.process:
                 entry.process.kill("its model could not be loaded")
-            self._changed.set()
+            self.room.changed.set()
             if isinstance(error, TimeoutError):
                 raise errors.ModelLoading(f"{model.id} took too long to load") from error
             if isinstance(error, errors.WorkerCrashed):
@@ -339,8 +273,40 @@ class Supervisor:
         log.info("model_loaded", model=model.id, seconds=round(entry.load_s, 2), pid=process.pid)
         return process
 
-    def _state_of(self, model: Model) -> Path:
-        return self._settings.data_dir / "states" / re.sub("[/:]", "--", model.id)
+    async def _start(self, entry: Loaded, limit: asyncio.Timeout) -> WorkerProcess:
+        """Find room and load; with less when the worker runs out of memory, and that is said."""
+        options = entry.options
+        for tries_left in reversed(range(TRIES)):
+            limit.reschedule(None)  # who waits for room is not late
+            placement = await self.room.give(entry, options)
+            limit.reschedule(asyncio.get_running_loop().time() + self._settings.load_s)
+            try:
+                return await self._spawn_and_load(entry, placement)
+            except errors.OutOfMemory as error:
+                smaller = _step_down(placement, entry.options, self._settings, tries_left)
+                if smaller is None or not tries_left:
+                    raise
+                options, note = smaller
+                log.warning("load_stepped_down", model=entry.model.id, note=note)
+                entry.fallbacks.append(f"{note}, since {error.detail}")
+                assert entry.process is not None
+                await entry.process.stop(UNLOAD_S)
+        raise AssertionError("the last try raises")
+
+    async def _spawn_and_load(self, entry: Loaded, placement: Placement) -> WorkerProcess:
+        def progress(fraction: float) -> None:
+            entry.progress = fraction
+
+        process = entry.process = await self._spawn(
+            entry.model.backend,
+            beat_s=self._settings.worker_beat_s,
+            stall_s=self._settings.stall_s,
+            on_exit=lambda dead: self._exited(entry, dead),
+        )
+        entry.facts = await process.ask(
+            lambda id_: self._load_command(id_, entry.model, placement), progress
+        )
+        return process
 
     def _load_command(self, id_: int, model: Model, placement: Placement) -> wire.Load:
         return wire.Load(
@@ -362,8 +328,11 @@ class Supervisor:
             speculation=placement.speculation,
             draft_path=str(placement.draft.path) if placement.draft else None,
             draft_tokens=placement.draft_tokens,
-            state_path=str(self._state_of(model)) if placement.keep_state else None,
+            state_path=str(self._states.path(model)) if placement.keep_state else None,
             pooling=model.pooling,
+            n_gpu_layers=placement.n_gpu_layers,
+            main_gpu=placement.main_gpu if len(placement.devices) == 1 else None,
+            tensor_split=list(placement.tensor_split),
         )
 
     def _crashed_loading(self, model: Model, error: errors.WorkerCrashed) -> errors.TabAgentError:
@@ -379,11 +348,13 @@ class Supervisor:
             actual=error.members.get("last_words") or error.members["signal"],
         )
 
-    def _exited(self, entry: Loaded) -> None:
+    def _exited(self, entry: Loaded, dead: WorkerProcess) -> None:
         """Called by the process when it has died, after its waiters were answered."""
         model_id = entry.model.id
         if self._stopping or self._loaded.get(model_id) is not entry or entry.state != "ready":
             return
+        if entry.process is not dead:
+            return  # a try of its load that came before
         crashes = self._crashes.setdefault(model_id, deque())
         crashes.append(monotonic())
         assert entry.process is not None
@@ -419,13 +390,38 @@ class Supervisor:
             await entry.process.stop(UNLOAD_S)
 
 
-def _different(options: LoadOptions, placement: Placement) -> str:
+def _step_down(
+    placement: Placement, asked: LoadOptions, settings: Settings, tries_left: int
+) -> tuple[LoadOptions, str] | None:
+    """What to try when a worker ran out of memory: fewer layers, then a smaller context.
+
+    None when all that is left was asked for.
+    """
+    layers, context = placement.n_gpu_layers, placement.n_ctx
+    if layers and asked.n_gpu_layers is None:
+        fewer = layers * 3 // 4 if layers > 4 and tries_left > 2 else 0
+        wish = replace(asked, n_gpu_layers=fewer)
+        return wish, f"{fewer} layers are on {placement.device} instead of {layers}"
+    shorter = context // 2
+    if shorter < SHORTEST_CONTEXT or asked.n_ctx or settings.n_ctx:
+        return None
+    wish = replace(asked, n_gpu_layers=placement.n_gpu_layers, n_ctx=shorter)
+    return wish, f"the context is {shorter} tokens instead of {context}"
+
+
+def _different(options: LoadOptions, entry: Loaded) -> str:
     """What of a loaded model is otherwise than asked for, in words; empty when nothing is."""
     return " and ".join(
         f"{name}={found.id if isinstance(found, Model) else found}"
         for name, wanted in options.given().items()
-        if (found := getattr(placement, name)) != wanted
+        if getattr(entry.options, name) != wanted
+        and (found := getattr(entry.placement, name)) != wanted
+        and not (name == "device" and _means(wanted, found))
     )
+
+
+def _means(wish: str, device: str) -> bool:
+    return wish == "auto" or device.startswith(f"{wish}:") or (wish == "gpu" and device != "cpu")
 
 
 def _retrieved(task: asyncio.Task[WorkerProcess]) -> None:

@@ -31,31 +31,33 @@ def memory(cgroup: Path = CGROUP, own: Path = OWN) -> Memory:
 
 def _limits(cgroup: Path, own: Path) -> Iterator[tuple[int, int]]:
     """(limit, bytes in use that cannot be given back) of each group with a limit."""
-    for folder, limit_name, used_name, idle_name in _groups(cgroup, own):
+    for folder, limit_name, used_name, file_names in _groups(cgroup, own):
         limit, used = _number(folder / limit_name), _number(folder / used_name)
         if limit is not None and used is not None and limit < UNLIMITED:
-            # Cached file pages count as used and are given back when memory is wanted.
-            yield limit, max(0, used - _stat(folder / "memory.stat", idle_name))
+            # Cached and mapped file pages count as used and are given back when memory is wanted.
+            pages = _stat(folder / "memory.stat", *file_names)
+            yield limit, max(0, used - pages)
 
 
-def _groups(cgroup: Path, own: Path) -> Iterator[tuple[Path, str, str, str]]:
+def _groups(cgroup: Path, own: Path) -> Iterator[tuple[Path, str, str, tuple[str, str]]]:
     for line in _text(own).splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0":
-            root, names = cgroup, ("memory.max", "memory.current", "inactive_file")
+            root, files = cgroup, ("active_file", "inactive_file")
+            names = ("memory.max", "memory.current")
         elif "memory" in controllers.split(","):
-            root = cgroup / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            root, files = cgroup / "memory", ("total_active_file", "total_inactive_file")
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
         else:
             continue
         # In a container the path is that of the host, and the root is already the own group.
         folder = root / path.lstrip("/")
         while not folder.is_dir() and folder != root:
             folder = folder.parent
-        yield folder, *names
+        yield folder, *names, files
         while folder != root:
             folder = folder.parent
-            yield folder, *names
+            yield folder, *names, files
 
 
 def _text(path: Path) -> str:
@@ -70,9 +72,7 @@ def _number(path: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _stat(path: Path, name: str) -> int:
-    for line in _text(path).splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value)
-    return 0
+def _stat(path: Path, *names: str) -> int:
+    """The sum of these numbers, as far as they are there."""
+    pairs = (line.partition(" ") for line in _text(path).splitlines())
+    return sum(int(value) for key, _, value in pairs if key in names)

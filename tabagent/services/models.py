@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -72,6 +72,18 @@ class LoadRequest(Request):
     model_config = {"json_schema_extra": {"examples": [{"model": BUILTIN}]}}
 
     model: str = Field(max_length=200)
+    device: str | None = Field(
+        None,
+        max_length=32,
+        description="`auto`, `cpu`, `gpu`, a kind such as `cuda`, or one device such as `cuda:1`.",
+    )
+    n_gpu_layers: Whole | None = Field(
+        None, ge=0, le=10_000, description="Layers on graphics processors, the output's among them."
+    )
+    main_gpu: Whole | None = Field(None, ge=0, le=63, description="The only one to use.")
+    tensor_split: list[Annotated[float, Field(ge=0, le=1e15)]] | None = Field(
+        None, min_length=1, max_length=16, description="What part of those layers each gets."
+    )
     n_ctx: Whole | None = Field(
         None, ge=16, le=2**22, description="Context of one sequence in tokens."
     )
@@ -112,6 +124,15 @@ class UnloadRequest(Request):
     force: Flag = Field(False, description="Also while it answers; its requests end with an error.")
 
 
+class DeviceMemory(Reply):
+    """What a model takes of one device's memory, in bytes."""
+
+    device: str
+    layers: int | None = Field(description="That lie there; nothing for main memory.")
+    estimated_bytes: int
+    actual_bytes: int | None = Field(description="As the engine or the system says; none yet.")
+
+
 class LoadedInfo(Reply):
     """A model with a process of its own."""
 
@@ -126,8 +147,13 @@ class LoadedInfo(Reply):
     slots_used: int
     queue: int = Field(description="Requests waiting for a slot.")
     requests: int = Field(description="That use it or wait for it.")
+    asleep: bool = Field(description="Whether its KV cache is given back until it is asked.")
     resident_bytes: int
+    mapped_bytes: int = Field(description="Of them: pages of its file, which can be read again.")
     estimated_bytes: int = Field(description="Main memory it was given room for.")
+    memory: list[DeviceMemory] = Field(description="By device: what was expected and what is.")
+    n_gpu_layers: int = Field(description="Layers on graphics processors.")
+    execution_provider: str | None = Field(description="Of engines that have such.")
     kv_tokens: int = Field(description="Room of all sequences together, in tokens.")
     threads: int
     threads_batch: int
@@ -230,10 +256,11 @@ class Models:
         """
         model = await self._find(request.model)
         draft = await self._find(request.draft_model) if request.draft_model else None
-        apart = {"model", "draft_model", "force_reload", "keep_alive", "pin"}
+        apart = {"model", "draft_model", "force_reload", "keep_alive", "pin", "tensor_split"}
+        split = tuple(request.tensor_split) if request.tensor_split else None
         entry = await self._supervisor.load(
             model,
-            LoadOptions(draft=draft, **request.model_dump(exclude=apart)),
+            LoadOptions(draft=draft, tensor_split=split, **request.model_dump(exclude=apart)),
             force_reload=request.force_reload,
             keep_alive_s=request.keep_alive,
             pin=request.pin,
@@ -294,7 +321,12 @@ def _loaded_info(entry: Loaded) -> LoadedInfo:
         progress=entry.progress,
         pid=process.pid if process else None,
         engine=process.engine if process else None,
-        device=entry.facts.get("device", "cpu"),
+        device=placement.device if placement.n_gpu_layers else entry.facts.get("device", "cpu"),
+        asleep=entry.asleep,
+        mapped_bytes=beat.mapped_bytes if beat else 0,
+        memory=_memory_of(entry),
+        n_gpu_layers=placement.n_gpu_layers,
+        execution_provider=placement.execution_provider,
         n_ctx=entry.facts.get("n_ctx", placement.n_ctx),
         slots=placement.slots,
         slots_used=beat.slots_used if beat else 0,
@@ -314,7 +346,38 @@ def _loaded_info(entry: Loaded) -> LoadedInfo:
         estimated_bytes=entry.reserved_bytes,
         pinned=entry.pinned,
         expires_at=datetime.fromtimestamp(entry.leaves_at, UTC) if entry.leaves_at else None,
-        notes=list(placement.notes),
+        notes=[*entry.fallbacks, *placement.notes],
         loaded_at=datetime.fromtimestamp(entry.loaded_at, UTC) if entry.loaded_at else None,
         load_seconds=round(entry.load_s, 3),
     )
+
+
+def _memory_of(entry: Loaded) -> list[DeviceMemory]:
+    process = entry.process
+    found = [
+        DeviceMemory(
+            device="cpu",
+            layers=None,
+            estimated_bytes=entry.reserved_bytes,
+            actual_bytes=process.beat.resident_bytes if process else None,
+        )
+    ]
+    said: dict[str, dict[str, int]] = entry.facts.get("buffers", {})
+    for share in entry.placement.shares:
+        kind, _, index = share.device.partition(":")
+        here = [sum(kinds.values()) for name, kinds in said.items() if _is_on(name, kind, index)]
+        found.append(
+            DeviceMemory(
+                device=share.device,
+                layers=share.layers,
+                estimated_bytes=share.total,
+                actual_bytes=sum(here) if here else None,
+            )
+        )
+    return found
+
+
+def _is_on(buffer: str, kind: str, index: str) -> bool:
+    """Whether llama.cpp's name of a buffer (CUDA0, ROCm1, Vulkan0, Metal) is of this device."""
+    name = buffer.lower()
+    return name == f"{kind}{index}" or (name.startswith(kind) and name.rstrip("_") == kind)

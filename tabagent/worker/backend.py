@@ -81,5 +81,11 @@ class Backend(Protocol):
     def counts(self) -> Counts:
         """Read from other threads."""
 
+    def sleep(self) -> bool:
+        """Give back what only running requests need; the next one gets it anew.
+
+        False when that cannot be: a request runs, or there is nothing to give.
+        """
+
     def close(self) -> None:
         """Give everything back."""

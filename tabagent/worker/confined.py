@@ -17,6 +17,7 @@ from tabagent.errors import InternalError
 from tabagent.frames import FrameDecoder, encode
 
 START_S: Final = 20.0
+WAIT_S: Final = 8.0  # for an answer, on a machine that has other things to do; see `budget`
 LEAVE_S: Final = 0.3
 
 
@@ -26,8 +27,8 @@ class Confined:
     `greeting` is a frame that it gets before any question. `close` ends it.
     """
 
-    def __init__(self, module: str, *, answer_s: float, greeting: bytes | None = None) -> None:
-        self._module, self._answer_s, self._greeting = module, answer_s, greeting
+    def __init__(self, module: str, *, greeting: bytes | None = None) -> None:
+        self._module, self._greeting = module, greeting
         self._decoder = FrameDecoder()
         self._ready = False
         self._process = subprocess.Popen(
@@ -53,7 +54,7 @@ class Confined:
             self._write(request)
             return self._read()
 
-        body = self._within(self._answer_s, exchange)
+        body = self._within(WAIT_S, exchange)
         return None if body is None else json.loads(body)
 
     def _start(self) -> bytes | None:

@@ -109,6 +109,8 @@ class Worker:
             case wire.Generate() | wire.Embed() | wire.Rank():
                 self._preparing[command.id] = command
                 self._pool.submit(self._prepare, command)
+            case wire.Sleep():
+                self._inbox.put(lambda: self._answer(command.id, self._sleep))
             case wire.Cancel():
                 self._inbox.put(lambda: self._cancel(command))
             case wire.Shutdown():
@@ -117,9 +119,16 @@ class Worker:
                 self._pool.submit(self._answer, command.id, lambda: self._backend.ask(command))
 
     def _load(self, command: wire.Load) -> dict[str, Any]:
-        return self._backend.load(
+        facts = self._backend.load(
             command, lambda fraction: self._send(wire.Progress(command.id, fraction))
         )
+        self._beat()  # what it takes is counted from now on
+        return facts
+
+    def _sleep(self) -> dict[str, Any]:
+        asleep = self._backend.sleep()
+        self._beat()
+        return {"asleep": asleep}
 
     def _prepare(self, command: Work) -> None:
         try:
@@ -191,10 +200,11 @@ class Worker:
             self._beat()
 
     def _beat(self) -> None:
-        counts = self._backend.counts()
+        counts, memory = self._backend.counts(), self._process.memory_info()
         self._send(
             wire.Beat(
-                resident_bytes=self._process.memory_info().rss,
+                resident_bytes=memory.rss,
+                mapped_bytes=getattr(memory, "shared", 0),  # Linux alone tells
                 slots_used=counts.slots_used,
                 waiting=counts.waiting,
                 steps=counts.steps,

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from tabagent.errors import ChatTemplateRejected, InvalidRequest
 from tabagent.worker.confined import Confined
+from tabagent.worker.confinement import COMPUTE_S
 
-RENDER_S: Final = 2.0
 LONGEST_OPEN: Final = 64  # characters of a control token's beginning at the end of a text
 MARKS: Final = [chr(code) for code in range(0xE000, 0xF900)]  # private use: means nothing to anyone
 
@@ -39,7 +39,7 @@ class TemplateRenderer:
             answer = self._child.ask(request)
         if answer is None:
             raise ChatTemplateRejected(
-                f"the template took more than {RENDER_S:g} seconds or too much memory"
+                f"the template took more than {COMPUTE_S:g} seconds or too much memory"
             )
         if "error" in answer:
             raise ChatTemplateRejected(answer["error"])
@@ -50,7 +50,7 @@ class TemplateRenderer:
         self._child.close()
 
     def _start(self) -> Confined:
-        return Confined("tabagent.worker.template_process", answer_s=RENDER_S)
+        return Confined("tabagent.worker.template_process")
 
 
 class ControlTokenGuard:

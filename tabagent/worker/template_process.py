@@ -19,11 +19,10 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tabagent.frames import FrameDecoder, encode
-from tabagent.worker.confinement import alarm, run
+from tabagent.worker.confinement import budget, run
 
 MEMORY: Final = 512 * 2**20  # bytes of address space
 LARGEST: Final = 8 * 2**20  # characters of a rendered prompt
-ALARM_S: Final = 3  # a request ends then even when no worker is left to end it
 
 
 class _Generation(Extension):
@@ -96,13 +95,13 @@ def main(read: Callable[[int], bytes], write: Callable[[bytes], Any]) -> None:
     while data := read(1 << 16):
         for body in decoder.feed(data):
             request = json.loads(body)
-            alarm(ALARM_S)
+            budget()
             try:
                 answer = render(compiled(request["template"]), request["variables"])
             except Exception as error:  # Python's compiler has its own limits and errors
                 answer = {"error": f"the template does not compile: {_said(error)}"}
             said = json.dumps(answer, ensure_ascii=False).encode()
-            alarm(0)
+            budget(0)
             write(encode(said))
 
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import psutil
 import pytest
+from pydantic import ValidationError
 
+from tabagent import wire
 from tabagent.catalog.models import Model
 from tabagent.catalog.shape import Layer, Shape
 from tabagent.config import Settings
-from tabagent.engine.placement import LoadOptions, place
+from tabagent.engine.gate import place
+from tabagent.engine.loaded import Loaded
+from tabagent.engine.placement import LoadOptions
+from tabagent.engine.process import WorkerProcess
+from tabagent.engine.room import Room
+from tabagent.hardware.devices import Accelerators
+from tabagent.hardware.probe import Memory
 from tests.live import LiveServer, eventually, fake_model
+from tests.worker.sized_gguf import Measures, write_sized
 
 MB = 2**20
 SHAPE = Shape(
@@ -67,7 +79,129 @@ def test_thirty_requests_for_three_models_of_which_two_fit_are_all_answered(tmp_
         done.set()
         watcher.join()
         assert answers == ["1 2 3 4 5 "] * 30
-        assert SIZE < max(most) <= live.settings.memory_limit
+        assert SIZE < max(most) <= int(live.settings.memory_limit)
+
+
+def test_real_models_take_turns_within_the_limit_as_measured(tmp_path: Path) -> None:
+    """Thirty requests for three models of which one and a half fit."""
+    models = tmp_path / "models"
+    models.mkdir()
+    names = [f"local/m{n}" for n in range(3)]
+    for n in range(3):
+        write_sized(models / f"m{n}.gguf", Measures(layers=8, words=1000 * n, context=1024))
+    settings: dict[str, Any] = {"models_dir": models, "slots": 2, "prompt_cache_bytes": 0}
+    with LiveServer(tmp_path, **settings) as live:
+        sizes = [
+            live.client.post("/v1/resources/estimate", json={"model": name}).json()["memory"]
+            for name in names
+        ]
+    limit = int(max(size["total_bytes"] for size in sizes) * 1.5)
+    with LiveServer(tmp_path, memory_limit=limit, **settings) as live:
+        peak, done = [0], threading.Event()
+        gateway = psutil.Process()
+
+        def watch() -> None:
+            while not done.wait(0.01):
+                peak.append(sum(_resident(child) for child in _workers(gateway)))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+
+        def ask(n: int) -> tuple[int, int]:
+            body = {"model": names[n % 3], "prompt": "!" * (100 + n), "max_tokens": 3}
+            reply = live.client.post("/v1/completions", json=body | {"ignore_eos": True})
+            assert reply.status_code == 200, reply.text
+            usage = reply.json()["usage"]
+            return usage["prompt_tokens"] - n, usage["completion_tokens"]
+
+        with ThreadPoolExecutor(30) as pool:
+            answers = list(pool.map(ask, range(30)))
+        done.set()
+        watcher.join()
+    assert len(set(answers)) == 1
+    assert answers[0][1] == 3
+    assert sizes[0]["total_bytes"] * 0.8 < max(peak) <= limit
+
+
+def _workers(gateway: psutil.Process) -> list[psutil.Process]:
+    return [child for child in gateway.children() if "tabagent.worker" in _command(child)]
+
+
+def _command(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def _resident(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error):
+        return int(process.memory_info().rss)
+    return 0
+
+
+def test_a_load_that_fails_takes_no_room_from_the_next(tmp_path: Path) -> None:
+    bad = [fake_model(f"fake/{kind}", f"/{kind}", shape=SHAPE) for kind in ("corrupt", "die")]
+    with LiveServer(
+        tmp_path, extra=[sized(A), *bad], memory_limit=int(SIZE * 1.2), prompt_cache_bytes=0
+    ) as live:
+        for model in bad:
+            assert live.chat("1", model.id).status_code in (422, 503)
+            assert live.client.get("/v1/resources").json()["free_for_models_bytes"] == (
+                live.settings.memory_limit
+            )
+        assert live.answer("1", A) == "1 "
+
+
+def test_a_worker_killed_while_loading_gives_its_room_back(tmp_path: Path) -> None:
+    slow = fake_model("fake/slow", "/slow", shape=SHAPE)
+    with (
+        LiveServer(
+            tmp_path, extra=[slow, sized(A)], memory_limit=int(SIZE * 1.2), prompt_cache_bytes=0
+        ) as live,
+        ThreadPoolExecutor() as pool,
+    ):
+        first = pool.submit(live.chat, "1", "fake/slow")
+        live.worker("fake/slow").kill()
+        second = pool.submit(live.answer, "2", A)
+        assert first.result().json()["code"] == "worker-crashed"
+        assert second.result() == "1 2 "
+
+
+def test_the_limit_can_be_a_share_of_this_machine(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, extra=[sized(A)], memory_limit="50%") as live:
+        use = live.client.get("/v1/resources").json()
+        assert use["limit_bytes"] == use["total_bytes"] // 2
+        assert live.answer("1", A) == "1 "
+    for nonsense in ("0%", "101%", "half", "-5", "5GB"):
+        with pytest.raises(ValidationError):
+            Settings(memory_limit=nonsense)
+
+
+def test_a_limit_makes_no_memory_where_the_machine_has_less(tmp_path: Path) -> None:
+    half = Memory(total_bytes=SIZE, available_bytes=SIZE // 2)
+    with LiveServer(
+        tmp_path, extra=[sized(A)], memory_limit=SIZE * 10, memory=lambda: half
+    ) as live:
+        problem = live.chat("1", A).json()
+        assert problem["code"] == "out-of-memory"
+        assert problem["available_bytes"] < SIZE // 2
+
+
+def test_weights_that_are_mapped_are_counted_although_the_system_calls_them_free() -> None:
+    """Pages of files count as available: a second model must not be given the first one's."""
+    free = Memory(total_bytes=2 * SIZE, available_bytes=2 * SIZE)
+    entry = Loaded(sized(A), LoadOptions(), place(sized(A), LoadOptions(), Settings()), 300.0)
+    entry.reserved_bytes = SIZE
+    process = types.SimpleNamespace(beat=wire.Beat(resident_bytes=SIZE, mapped_bytes=SIZE))
+    entry.process = cast(WorkerProcess, process)
+
+    async def nothing(_: Loaded) -> None:
+        pass
+
+    room = Room(Settings(), lambda: free, Accelerators, lambda: [entry], nothing, nothing)
+    assert room.budget()[1] <= SIZE
+    process.beat = wire.Beat(resident_bytes=SIZE, mapped_bytes=0)  # read into memory instead
+    assert SIZE < room.budget()[1] <= 2 * SIZE
 
 
 def test_a_model_that_answers_is_waited_for_and_not_cut(tmp_path: Path) -> None:
@@ -206,3 +340,51 @@ def test_feasibility_says_what_a_load_would_do(tmp_path: Path) -> None:
         assert memory["total_bytes"] == sum(parts) == SIZE
         both = live.client.post("/v1/resources/compatibility", json={"models": [A, B]}).json()
         assert (both["fits"], both["required_bytes"]) == (False, 2 * SIZE)
+
+
+def test_what_a_model_that_is_not_here_would_take_is_guessed_from_its_size(tmp_path: Path) -> None:
+    with server(tmp_path, room=60) as live:
+
+        def ask(path: str = "/v1/hardware/feasibility", **more: Any) -> dict[str, Any]:
+            reply = live.client.post(path, json=more)
+            found: dict[str, Any] = reply.json()
+            return found
+
+        small = ask(size_bytes=700 * MB)
+        assert (small["fits"], small["model"]) == (True, "as described")
+        large = ask(parameters=70_000_000_000)
+        assert (large["fits"], large["verdict"]) == (False, "no")
+        assert 40e9 < large["required_bytes"] < 60e9
+        assert ask(parameters=70_000_000_000, bits_per_weight=16)["required_bytes"] > 140e9
+        measures = {
+            "layers": 32, "width": 4096, "heads": 32, "kv_heads": 8,
+            "feed_forward": 14336, "vocabulary": 128256,
+        }  # fmt: skip
+        known = ask(
+            "/v1/resources/estimate",
+            size_bytes=4_900_000_000,
+            measures=measures,
+            n_ctx=8192,
+            slots=1,
+        )
+        assert known["memory"]["kv_cache_bytes"] == 8192 * 32 * 2 * 8 * 128 * 2
+        assert known["memory"]["weights_bytes"] == 4_900_000_000
+        for nonsense in (
+            {"model": A, "size_bytes": 5},
+            {"measures": measures},
+            {"bits_per_weight": 4.0},
+        ):
+            assert ask(**nonsense)["code"] == "invalid-request"
+
+
+def test_a_verdict_on_many_models_takes_little_time(tmp_path: Path) -> None:
+    with server(tmp_path, room=2.2) as live:
+        room = live.gateway.supervisor.room
+        live.answer("1", A)
+        began = time.monotonic()
+        judge = room.judge()
+        verdicts = [judge(sized(f"x/{n}")).fits for n in range(500)]
+        assert time.monotonic() - began < 1
+        assert verdicts == ["yes"] * 500
+        assert room.fits(10**9).fits == "no"
+        assert room.fits(10**6).required_bytes > 10**6

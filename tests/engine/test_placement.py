@@ -11,13 +11,13 @@ import pytest
 from tabagent.catalog.models import Model
 from tabagent.catalog.shape import Layer, Shape
 from tabagent.config import Settings
+from tabagent.engine.gate import place
 from tabagent.engine.placement import (
     LARGEST_DEFAULT_CONTEXT,
     LoadOptions,
     Placement,
     cores,
     cpu_quota,
-    place,
 )
 from tabagent.errors import InvalidRequest
 

@@ -38,6 +38,13 @@ def test_a_limit_of_one_gigabyte_is_one_gigabyte(tmp_path: Path) -> None:
     assert found.available_bytes == GB - GB // 4  # cached file pages come back when wanted
 
 
+def test_pages_of_mapped_models_are_available_as_on_the_machine(tmp_path: Path) -> None:
+    stat = f"anon 5\nactive_file {GB // 2}\ninactive_file {GB // 8}"
+    group(tmp_path / "box", memory_max=GB, memory_current=GB - 1, memory_stat=stat)
+    found = memory(tmp_path, own(tmp_path, "0::/box"))
+    assert found.available_bytes == 1 + GB // 2 + GB // 8
+
+
 def test_a_parents_limit_counts_too(tmp_path: Path) -> None:
     group(tmp_path / "slice", memory_max=GB // 2, memory_current=0)
     group(tmp_path / "slice" / "box", memory_max="max", memory_current=0)

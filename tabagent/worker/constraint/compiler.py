@@ -44,7 +44,7 @@ class Compiler:
     def compile(self, lark: str) -> Constraint:
         """A constraint at the beginning of the Lark grammar, whose first rule is `start`.
 
-        Raises GrammarInvalid, after COMPILE_S at the latest.
+        Raises GrammarInvalid, after COMPUTE_S of computing at the latest.
         """
         matcher = self._recall(lark)
         if matcher is None:

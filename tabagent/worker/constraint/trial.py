@@ -17,13 +17,11 @@ from llguidance import LLTokenizer
 from tabagent.errors import GrammarInvalid
 from tabagent.frames import FrameDecoder, encode
 from tabagent.worker.confined import Confined
-from tabagent.worker.confinement import alarm, run
+from tabagent.worker.confinement import COMPUTE_S, budget, run
 from tabagent.worker.constraint.matcher import STACK, make_matcher
 from tabagent.worker.constraint.vocabulary import Vocabulary, make_tokenizer
 
-COMPILE_S: Final = 2.0
 MEMORY: Final = 512 * 2**20  # bytes of address space
-ALARM_S: Final = 3  # a trial ends then even when no worker is left to end it
 
 
 class Trial:
@@ -52,11 +50,11 @@ class Trial:
         with self._lock:
             if self._child is None or not self._child.alive:
                 self._close()
-                self._child = Confined(__name__, answer_s=COMPILE_S, greeting=self._greeting)
+                self._child = Confined(__name__, greeting=self._greeting)
             answer = self._child.ask(json.dumps(lark).encode())
         if answer is None:
             raise GrammarInvalid(
-                f"the grammar takes more than {COMPILE_S:g} seconds or too much memory to compile"
+                f"the grammar takes more than {COMPUTE_S:g} seconds or too much memory to compile"
             )
         if "error" in answer:
             raise GrammarInvalid(answer["error"])
@@ -81,9 +79,9 @@ def main(read: Callable[[int], bytes], write: Callable[[bytes], Any]) -> None:
                 tokenizer = _tokenizer(json.loads(body))
                 write(encode(b"{}"))  # ready
                 continue
-            alarm(ALARM_S)
+            budget()
             answer = _judge(tokenizer, json.loads(body))
-            alarm(0)
+            budget(0)
             write(encode(json.dumps(answer).encode()))
 
 

@@ -8,12 +8,14 @@ Words that make it misbehave, beside those that `script.py` knows:
     raise      an error that is nobody's fault
     cached     had computed the prompt before   draft      guessed eight tokens, five of them right
 
-The path of the model it is told to load can misbehave too: `slow`, `corrupt`, `crash`, `die`.
+The path of the model it is told to load can misbehave too: `slow`, `corrupt`, `crash`, `die`, and
+`layers-N` has no memory for more than N layers on a device.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -22,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tabagent import wire
-from tabagent.errors import ContextLengthExceeded, ModelCorrupt
+from tabagent.errors import ContextLengthExceeded, ModelCorrupt, OutOfMemory
 from tabagent.worker.backend import Counts, Work, halted
 from tabagent.worker.fake.script import (
     Said,
@@ -112,7 +114,14 @@ class FakeBackend:
             os.abort()
         if "die" in command.path:
             os.kill(os.getpid(), signal.SIGKILL)
+        if (found := re.search(r"layers-(\d+)", command.path)) and command.n_gpu_layers > int(
+            found[1]
+        ):
+            raise OutOfMemory("made to fail", device="gpu")
         return {"device": "none"}
+
+    def sleep(self) -> bool:
+        return not self.busy
 
     def ask(self, command: wire.Render | wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
         match command:

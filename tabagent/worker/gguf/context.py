@@ -84,7 +84,7 @@ class Context:
                 )
             raise OutOfMemory(
                 f"llama.cpp could not make room for a context of {kv_tokens} tokens: {said}",
-                device="cpu",
+                device="gpu" if model.offload.layers else "cpu",
             )
         self._model = model
         self._memory = C.llama_get_memory(self.pointer)
@@ -175,9 +175,13 @@ class Context:
         end = -1 if self._model.recurrent else length
         C.llama_memory_seq_cp(self._memory, source, target, 0, end)
 
+    def size_of(self, sequence: int) -> int:
+        """Bytes that `take_out` would give."""
+        return int(C.llama_state_seq_get_size(self.pointer, sequence))
+
     def take_out(self, sequence: int) -> State:
         """A copy of what is computed of a sequence, outside the context."""
-        state: State = np.empty(C.llama_state_seq_get_size(self.pointer, sequence), np.uint8)
+        state: State = np.empty(self.size_of(sequence), np.uint8)
         pointer = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         size = C.llama_state_seq_get_data(self.pointer, pointer, state.nbytes, sequence)
         if size != state.nbytes:

@@ -10,10 +10,10 @@ from typing import Any, Final
 from tabagent import wire
 from tabagent.errors import InvalidRequest, WrongModelTask
 from tabagent.worker.backend import Counts, Work
-from tabagent.worker.gguf import state, vocabulary
+from tabagent.worker.gguf import buffers, state, vocabulary
 from tabagent.worker.gguf.cells import Cells, SharedCells
 from tabagent.worker.gguf.context import Context
-from tabagent.worker.gguf.native import ENGINE, Model
+from tabagent.worker.gguf.native import ENGINE, Model, Offload
 from tabagent.worker.gguf.prompt import Prompter
 from tabagent.worker.gguf.sampling import Sampler, model_defaults
 from tabagent.worker.gguf.scheduler import SCORED_ROWS, Drafter, Scheduler
@@ -34,35 +34,58 @@ class GgufBackend:
     def __init__(self) -> None:
         self._model: Model | None = None
         self._prompter: Prompter | None = None
-        self._scheduler: Scheduler | None = None
+        self._scheduler: Scheduler | None = None  # None while it sleeps
         self._state: Path | None = None
 
     def load(self, command: wire.Load, progress: Callable[[float], None]) -> dict[str, Any]:
-        model = self._model = Model(command.path, progress, mmap=command.mmap, mlock=command.mlock)
+        self._command = command
+        model = self._model = Model(
+            command.path,
+            progress,
+            mmap=command.mmap,
+            mlock=command.mlock,
+            offload=Offload(command.n_gpu_layers, command.main_gpu, tuple(command.tensor_split)),
+        )
         self._defaults = model_defaults(model)
-        cuttable, slots = not model.recurrent, command.slots
-        separate = _separate(command, model)
         with ThreadPoolExecutor(1) as beside:
             # C clears the cache, without Python's lock: time to read the vocabulary.
-            making = beside.submit(
-                Context,
-                model,
-                kv_tokens=max(command.kv_tokens, command.n_ctx * (slots if separate else 1)),
-                sequences=slots + (0 if separate else KEPT if cuttable else slots),
-                outputs=slots * (1 + command.draft_tokens) + SCORED_ROWS,
-                threads=command.threads,
-                unified=not separate,
-                threads_batch=command.threads_batch,
-                flash_attention=command.flash_attention,
-                cache_type_k=command.cache_type_k,
-                cache_type_v=command.cache_type_v,
-            )
+            making = beside.submit(self._make_context, command, model)
             self._prompter = Prompter(model, command.n_ctx)
-            context = self._context = making.result()
+            context = making.result()
+        found = buffers.by_device()  # of this model; a draft model makes its own
+        restored = self._open(command, model, context)
+        return {
+            "device": "gpu" if command.n_gpu_layers else "cpu",
+            "buffers": found,
+            "vocabulary": model.n_vocab,
+            "kv_tokens": context.kv_tokens,
+            "kv_layout": "shared" if context.unified else "separate",
+            "restored_tokens": restored,
+        }
+
+    def _make_context(self, command: wire.Load, model: Model) -> Context:
+        cuttable, slots = not model.recurrent, command.slots
+        separate = _separate(command, model)
+        return Context(
+            model,
+            kv_tokens=max(command.kv_tokens, command.n_ctx * (slots if separate else 1)),
+            sequences=slots + (0 if separate else KEPT if cuttable else slots),
+            outputs=slots * (1 + command.draft_tokens) + SCORED_ROWS,
+            threads=command.threads,
+            unified=not separate,
+            threads_batch=command.threads_batch,
+            flash_attention=command.flash_attention,
+            cache_type_k=command.cache_type_k,
+            cache_type_v=command.cache_type_v,
+        )
+
+    def _open(self, command: wire.Load, model: Model, context: Context) -> int:
+        """Get ready to run requests in `context`; how many tokens are computed already."""
+        self._context, cuttable = context, not model.recurrent
         self._cells: Cells = (
-            Streams(context, budget=command.kept_bytes)
-            if separate
-            else SharedCells(context, cuttable=cuttable, budget=_budget(model))
+            SharedCells(context, cuttable=cuttable, budget=_budget(model))
+            if context.unified
+            else Streams(context, budget=command.kept_bytes)
         )
         self._scheduler = Scheduler(
             context,
@@ -74,24 +97,17 @@ class GgufBackend:
             drafter=self._drafter(command, model),
             draft_tokens=command.draft_tokens,
         )
-        restored = 0
-        if command.state_path:
-            self._state = Path(command.state_path)
-            self._made_by = state.fingerprint(
-                command.path,
-                engine=ENGINE,
-                cache=[command.cache_type_k, command.cache_type_v],
-                kv_tokens=context.kv_tokens,
-                unified=context.unified,
-            )
-            restored = state.restore(self._state, self._cells, context, self._made_by)
-        return {
-            "device": "cpu",
-            "vocabulary": model.n_vocab,
-            "kv_tokens": context.kv_tokens,
-            "kv_layout": "separate" if separate else "shared",
-            "restored_tokens": restored,
-        }
+        if not command.state_path:
+            return 0
+        self._state = Path(command.state_path)
+        self._made_by = state.fingerprint(
+            command.path,
+            engine=ENGINE,
+            cache=[command.cache_type_k, command.cache_type_v],
+            kv_tokens=context.kv_tokens,
+            unified=context.unified,
+        )
+        return state.restore(self._state, self._cells, context, self._made_by)
 
     def _drafter(self, command: wire.Load, model: Model) -> Drafter | None:
         if command.speculation == "off" or not command.draft_tokens:
@@ -141,6 +157,9 @@ class GgufBackend:
 
     # ---- the engine's thread --------------------------------------------------------------------
     def submit(self, command: Work, prepared: Prompt) -> None:
+        if self._scheduler is None:  # it sleeps
+            model, _ = self._loaded()
+            self._open(self._command, model, self._make_context(self._command, model))
         assert self._scheduler is not None
         assert isinstance(command, wire.Generate), "`prepare` refuses the others"
         model, _ = self._loaded()
@@ -178,14 +197,27 @@ class GgufBackend:
     def close(self) -> None:
         if self._prompter:
             self._prompter.close()
-        if self._scheduler:
-            if self._state:
-                state.save(self._state, self._cells, self._context, self._made_by)
-            self._scheduler.close()
-            self._context.close()
+        self._give_up_context()
         if self._model:
             self._model.close()
-        self._prompter = self._scheduler = self._model = None
+        self._prompter = self._model = None
+
+    def sleep(self) -> bool:
+        """Free the KV cache and what is computed in; the weights stay."""
+        if self._scheduler is None or self._scheduler.busy:
+            return False
+        self._give_up_context()
+        return True
+
+    def _give_up_context(self) -> None:
+        if self._scheduler is None:
+            return
+        if self._state:
+            state.save(self._state, self._cells, self._context, self._made_by)
+        self._scheduler.close()
+        self._context.close()
+        self._scheduler = None
+        del self._cells, self._context
 
 
 def _separate(command: wire.Load, model: Model) -> bool:

@@ -7,11 +7,13 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Final
 
-from tabagent.errors import ModelCorrupt, OutOfMemory, UnsupportedModel
+from tabagent.errors import ModelCorrupt, NotAvailableHere, OutOfMemory, UnsupportedModel
+from tabagent.worker.gguf import buffers
 from tabagent.worker.gguf.binding import C
 
 ENGINE: Final = (
@@ -24,6 +26,7 @@ recent: Final[collections.deque[str]] = collections.deque(maxlen=20)
 @C.llama_log_callback  # type: ignore[untyped-decorator]  # ctypes
 def _log(level: int, text: bytes, _: Any) -> None:
     """llama.cpp is talkative: warnings and errors go to stderr, which the gateway keeps."""
+    buffers.note(text)
     if level >= 3 and EXPECTED not in text:
         line = text.decode(errors="replace").rstrip()
         recent.append(line)
@@ -41,6 +44,38 @@ LOAD_MODES: Final = {
     (True, True): C.LLAMA_LOAD_MODE_MMAP_MLOCK,
 }
 """By whether the file is mapped, and whether its pages are kept in memory."""
+NO_MEMORY: Final = ("failed to allocate", "unable to allocate", "out of memory", "alloc_buffer")
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """How many layers lie on graphics processors, and on which: one, or several by their `split`."""
+
+    layers: int = 0
+    main: int | None = None
+    split: tuple[float, ...] = ()
+
+    def apply(self, params: Any) -> None:
+        """Raises NotAvailableHere where the build or the machine has none."""
+        params.n_gpu_layers = self.layers
+        if not self.layers:
+            # Else a build with devices computes long prompts there all the same.
+            params.split_mode, params.main_gpu = C.LLAMA_SPLIT_MODE_NONE, -1
+            return
+        if not C.llama_supports_gpu_offload():
+            raise NotAvailableHere(
+                "llama.cpp finds no graphics processor here",
+                what="gpu",
+                why="the installed build has none it can use, or its driver is missing",
+            )
+        if self.main is not None:
+            params.split_mode, params.main_gpu = C.LLAMA_SPLIT_MODE_NONE, self.main
+        elif self.split:
+            parts = (ctypes.c_float * C.llama_max_devices())(*self.split)
+            params.split_mode, params.tensor_split = C.LLAMA_SPLIT_MODE_LAYER, parts
+
+
+CPU_ALONE: Final = Offload()
 
 
 class Model:
@@ -53,12 +88,14 @@ class Model:
         *,
         mmap: bool = True,
         mlock: bool = False,
+        offload: Offload = CPU_ALONE,
     ) -> None:
-        """Load `path`. Raises ModelCorrupt, UnsupportedModel or OutOfMemory."""
+        """Load `path`. Raises ModelCorrupt, UnsupportedModel, NotAvailableHere or OutOfMemory."""
         C.llama_log_set(_log, ctypes.c_void_p(0))
         C.llama_backend_init()
         params = C.llama_model_default_params()
         params.load_mode = LOAD_MODES[mmap, mlock]
+        offload.apply(params)
         last = -1
 
         @C.llama_progress_callback  # type: ignore[untyped-decorator]  # ctypes
@@ -73,7 +110,10 @@ class Model:
         recent.clear()
         self.pointer = C.llama_model_load_from_file(os.fsencode(path), params)
         if not self.pointer:
-            raise _load_error(path)
+            raise _load_error(path, offloaded=offload.layers > 0)
+        if mmap and not mlock:
+            buffers.forget_copied()
+        self.offload = offload
         self.vocab = vocab = C.llama_model_get_vocab(self.pointer)
         self.n_vocab: int = C.llama_vocab_n_tokens(vocab)
         self.context_length: int = C.llama_model_n_ctx_train(self.pointer)
@@ -165,7 +205,9 @@ class Model:
         C.llama_model_free(self.pointer)
 
 
-def _load_error(path: str, wanted: str = "a model that loads") -> Exception:
+def _load_error(
+    path: str, wanted: str = "a model that loads", *, offloaded: bool = False
+) -> Exception:
     name = os.path.basename(path)
     lines = [line.replace(path, name) for line in recent]  # a path is nobody else's business
     said = "\n".join(lines)
@@ -174,8 +216,9 @@ def _load_error(path: str, wanted: str = "a model that loads") -> Exception:
         return UnsupportedModel(
             f"llama.cpp does not know the architecture {kind!r}", architecture=kind
         )
-    if "failed to allocate" in said or "unable to allocate" in said:
-        return OutOfMemory("llama.cpp could not allocate the model", device="cpu")
+    if any(words in said for words in NO_MEMORY):
+        where = "gpu" if offloaded else "cpu"
+        return OutOfMemory("llama.cpp could not allocate the model", device=where)
     last = next((line for line in reversed(lines) if "error" in line.lower()), "")
     return ModelCorrupt(
         "llama.cpp cannot load this file",

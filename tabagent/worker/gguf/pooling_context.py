@@ -64,11 +64,14 @@ class PoolingContext:
     width      numbers in a row
     """
 
-    def __init__(self, model: Model, command: wire.Load, pooling: wire.Pooling) -> None:
-        """Raises OutOfMemory."""
+    def __init__(
+        self, model: Model, command: wire.Load, pooling: wire.Pooling, limit: int | None = None
+    ) -> None:
+        """`limit`: the longest input, where that is settled. Raises OutOfMemory."""
         outputs = C.llama_model_n_cls_out if pooling == "rank" else C.llama_model_n_embd_out
         self.width = int(outputs(model.pointer))
-        self.limit = min(command.n_ctx, model.context_length or command.n_ctx)
+        self._settled = limit is not None
+        self.limit = limit or min(command.n_ctx, model.context_length or command.n_ctx)
         self.chunked = _reads_last_token(model, pooling)
         self._open(model, command, pooling)
         if self.chunked and not self._memory:  # an encoder whose file does not say that it is one
@@ -98,7 +101,8 @@ class PoolingContext:
         else:
             self.sequences = WHOLE_SEQUENCES
             row = 4 * (model.n_vocab + int(C.llama_model_n_embd_out(model.pointer)))
-            self.limit = min(self.limit, _affordable(model, row, command.flash_attention))
+            if not self._settled:
+                self.limit = min(self.limit, _affordable(model, row, command.flash_attention))
             # A graph is reserved for equally long sequences: another size makes llama.cpp abort.
             size = math.ceil(max(self.limit, self.sequences) / self.sequences) * self.sequences
             self.batch = min(size, max(self.sequences, min(BATCH, ROWS_BYTES // row)))
@@ -119,7 +123,8 @@ class PoolingContext:
         if not self.pointer:
             said = " ".join(recent)[-300:]
             raise OutOfMemory(
-                f"llama.cpp could not make room to compute {size} tokens in: {said}", device="cpu"
+                f"llama.cpp could not make room to compute {size} tokens in: {said}",
+                device="gpu" if model.offload.layers else "cpu",
             )
         self._memory = C.llama_get_memory(self.pointer)
         self._allocate(size)

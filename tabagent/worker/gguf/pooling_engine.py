@@ -19,9 +19,9 @@ from tabagent.errors import (
     WrongModelTask,
 )
 from tabagent.worker.backend import Counts, Work
-from tabagent.worker.gguf import vocabulary
+from tabagent.worker.gguf import buffers, vocabulary
 from tabagent.worker.gguf.binding import C
-from tabagent.worker.gguf.native import ENGINE, Model
+from tabagent.worker.gguf.native import ENGINE, Model, Offload
 from tabagent.worker.gguf.pooling import Job, PoolingScheduler, Rows
 from tabagent.worker.gguf.pooling_context import Part, PoolingContext, Tokens
 from tabagent.worker.gguf.rank_pairs import RankPairs
@@ -48,7 +48,7 @@ class PoolingBackend:
 
     def __init__(self) -> None:
         self._model: Model | None = None
-        self._scheduler: PoolingScheduler | None = None
+        self._scheduler: PoolingScheduler | None = None  # None while it sleeps
 
     def load(self, command: wire.Load, progress: Callable[[float], None]) -> dict[str, Any]:
         """Load for what `command.pooling` says; facts name the width and the longest input."""
@@ -58,7 +58,14 @@ class PoolingBackend:
         if command.draft_path:
             detail = "a model that generates nothing has no use for another that guesses"
             raise _invalid(detail, ["/draft_model"])
-        model = Model(command.path, progress, mmap=command.mmap, mlock=command.mlock)
+        self._command = command
+        model = Model(
+            command.path,
+            progress,
+            mmap=command.mmap,
+            mlock=command.mlock,
+            offload=Offload(command.n_gpu_layers, command.main_gpu, tuple(command.tensor_split)),
+        )
         if C.llama_model_has_encoder(model.pointer) and C.llama_model_has_decoder(model.pointer):
             raise UnsupportedModel(
                 "a model with both an encoder and a decoder makes no vectors here",
@@ -73,7 +80,8 @@ class PoolingBackend:
         self._probe(model)
         self._scheduler = PoolingScheduler(self._context, command.queue_wait_s)
         return {
-            "device": "cpu",
+            "device": "gpu" if command.n_gpu_layers else "cpu",
+            "buffers": buffers.by_device(),
             "vocabulary": model.n_vocab,
             "n_ctx": self._context.limit,
             "kv_tokens": self._context.room,
@@ -189,7 +197,10 @@ class PoolingBackend:
 
     # ---- the engine's thread --------------------------------------------------------------------
     def submit(self, command: Work, prepared: Prepared) -> None:
-        assert self._scheduler is not None
+        if self._scheduler is None:  # it sleeps
+            limit = self._context.limit  # what was prepared is no longer than that
+            self._context = PoolingContext(self._loaded(), self._command, self._pooling, limit)
+            self._scheduler = PoolingScheduler(self._context, self._command.queue_wait_s)
         self._scheduler.submit(Job(command.id, prepared.inputs, prepared.answer, prepared.fault))
 
     def cancel(self, id: int, *, halt: bool) -> list[wire.Event]:
@@ -211,6 +222,14 @@ class PoolingBackend:
             return Counts(0, 0, 0)
         steps = scheduler.steps + self._context.progress
         return Counts(scheduler.running, scheduler.waiting, steps)
+
+    def sleep(self) -> bool:
+        """Free the context; what it was made for stays known."""
+        if self._scheduler is None or self._scheduler.busy:
+            return False
+        self._scheduler = None
+        self._context.close()
+        return True
 
     def close(self) -> None:
         if self._scheduler:

@@ -41,8 +41,11 @@ class Streams(Cells):
 
     def share(self, source: Holder, target: Holder, length: int) -> None:
         source.used_at = monotonic()
-        spare = not source.running and source.done - length < WORTH_KEEPING
         place = source.id
+        kept = source.done - length >= WORTH_KEEPING and (
+            place < 0 or self._context.size_of(place) <= self._budget
+        )
+        spare = not source.running and not kept
         there = place >= 0 and not source.running and self._suits(place)
         if there and (spare or self._place() not in self._free):
             # It goes on where the other ended, which moves out if there is more to it.
@@ -122,7 +125,7 @@ class Streams(Cells):
 
     def _park(self, holder: Holder) -> None:
         """Take a kept sequence out of the context."""
-        if holder.done < WORTH_KEEPING:
+        if holder.done < WORTH_KEEPING or self._context.size_of(holder.id) > self._budget:
             self.drop(holder)
             return
         holder.state = self._context.take_out(holder.id)
