@@ -13,6 +13,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from tabagent.catalog.models import Catalog, Model
+from tabagent.catalog.places import hub_cache
 from tabagent.config import Settings
 from tabagent.dispatcher import Dispatcher
 from tabagent.engine.pooling import PoolingRequests
@@ -61,7 +62,7 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.port = settings.port  # replaced by the real one when a free port was asked for
-        self.catalog = Catalog(settings.models_path, GUIDE, files, extra)
+        self.catalog = catalog_of(settings, files, extra)
         self.supervisor = Supervisor(settings, memory=memory, look=look)
         self.services = build_services(settings, self.catalog, self.supervisor)
         self.dispatcher = Dispatcher(operations(self.services))
@@ -84,6 +85,20 @@ class Gateway:
             log.warning("cut_off", answers=self.dispatcher.active)
         await self.services.pulls.stop()
         await self.supervisor.stop()
+
+
+def catalog_of(
+    settings: Settings, files: Iterable[Path] = (), extra: Iterable[Model] = ()
+) -> Catalog:
+    """What is on the disk where these settings look, and `files` and records beside it."""
+    return Catalog(
+        settings.models_path,
+        GUIDE,
+        files,
+        extra,
+        added=settings.model_paths,
+        hub_cache=settings.hub_cache or hub_cache(),
+    )
 
 
 def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor) -> Services:
@@ -136,5 +151,4 @@ async def offline_models(settings: Settings) -> list[ModelInfo]:
 
 
 def _unstarted(settings: Settings) -> Services:
-    catalog = Catalog(settings.models_path, GUIDE)
-    return build_services(settings, catalog, Supervisor(settings))
+    return build_services(settings, catalog_of(settings), Supervisor(settings))

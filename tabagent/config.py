@@ -48,6 +48,7 @@ def _limit(value: Any) -> Any:
 
 MemoryLimit = Annotated[int | str, BeforeValidator(_limit)]
 CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split)]
 
 
 def config_file() -> Path:
@@ -73,6 +74,14 @@ class Settings(BaseSettings):
     )
     models_dir: Path | None = Field(
         None, description="Where models are looked for; `models` in the data directory when unset."
+    )
+    model_paths: Paths = Field(
+        [], description="More directories and files with models, used where they are."
+    )
+    hub_cache: Path | None = Field(
+        None,
+        description="Hugging Face's cache, whose models are used where they are; as `HF_HUB_CACHE` "
+        "and `HF_HOME` say when unset.",
     )
     hub_endpoint: str | None = Field(
         None,

@@ -71,6 +71,7 @@ class LiveServer:
         values: dict[str, Any] = {
             "port": 0,
             "data_dir": data_dir,
+            "hub_cache": data_dir / "hub-cache",
             "drain_s": 0.5,
             "worker_beat_s": 0.5,
         } | settings

@@ -13,11 +13,13 @@ import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # ships no types
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from tabagent.app import api_description
+from tabagent.app import GUIDE, api_description
 from tabagent.catalog.models import BUILTIN
 from tabagent.errors import CATALOGUE, Conflict
 from tabagent.openapi import document
 from tabagent.operation import Access, Call, Operation, Reply, Request
+from tests.hub.fake_hub import FakeHub
+from tests.hub.fake_hub import Reply as Gone
 from tests.live import TOKEN, LiveServer, fake_models
 
 COMMITTED = Path(__file__).parent.parent / "openapi" / "openapi.json"
@@ -34,11 +36,23 @@ each_entry = pytest.mark.parametrize(
 FOR_THE_FAKE: dict[str, dict[str, Any]] = {"detokenize": {"tokens": [72, 105]}}
 
 
+LOST = "model-Q8_0.gguf"  # which the hub lists and has no longer
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """The fake engine under the name that the examples use."""
+    """The fake engine under the name that the examples use, and a hub with the one they pull."""
     place = tmp_path_factory.mktemp("openapi")
-    with LiveServer(place, extra=fake_models(BUILTIN), body_limit=16384) as running:
+    with (
+        FakeHub(
+            dict.fromkeys(("model-Q4_K_M.gguf", LOST), GUIDE.read_bytes()), "owner/repo"
+        ) as hub,
+        LiveServer(
+            place, extra=fake_models(BUILTIN), body_limit=16384, hub_endpoint=hub.url
+        ) as running,
+    ):
+        hub.misbehave = lambda asked, body: Gone(404) if LOST in asked.path else None
+        assert running.owner.post("/v1/pull", json={"model": "owner/repo:Q8_0"}).status_code == 404
         yield running
 
 
@@ -241,7 +255,11 @@ def test_every_reply_is_as_documented(
     name = primary(entry)
     if name == "unload_model":
         server.owner.post("/v1/models/load", json={"model": BUILTIN}).raise_for_status()
+    if name == "delete_model":
+        server.owner.post("/v1/pull", json={"model": "owner/repo"}).raise_for_status()
     values = {**example(entry), **FOR_THE_FAKE.get(name, {})}
+    if name in ("cancel_pull", "resume_pull"):  # of the pull that failed
+        values["id"] = server.client.get("/v1/pulls").json()["data"][0]["id"]
     response = send(server.owner, method, path, values)
     assert response.status_code == 200, response.text
     validator(content(entry, response)).validate(response.json())

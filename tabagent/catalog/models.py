@@ -1,4 +1,4 @@
-"""Which models exist: the built-in one, those named on start, and those in the models directory.
+"""Which models exist: the built-in one, those named on start, and those that lie on the disk.
 
 A name is looked up here and never joined into a path. Facts come from the file's header alone and
 are kept by path, size and modification time, so a listing costs one `stat` per file.
@@ -6,22 +6,22 @@ are kept by path, size and modification time, so a listing costs one `stat` per 
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from tabagent.catalog.gguf_header import GgufHeader, read_gguf_header
+from tabagent.catalog.places import Location, Place, in_added, in_directory, in_hub_cache, loose_id
 from tabagent.catalog.pooling import pooling_of
 from tabagent.catalog.shape import Shape, shape_of
-from tabagent.catalog.variant import is_projector, rank, variant_of
+from tabagent.catalog.variant import rank
 from tabagent.errors import ModelNotFound, TabAgentError
 from tabagent.wire import Pooling
 
 Task = Literal["chat", "completion", "embedding", "rerank", "adapter"]
 BUILTIN: Final = "tabagent/guide"
-OWNER_OF_LOOSE_FILES: Final = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,12 @@ class Model:
     task: Task = "chat"
     architecture: str = ""
     quantisation: str = ""
-    size_bytes: int = 0
+    size_bytes: int = 0  # of all its files
+    files: int = 1
     parameters: int = 0
     context_length: int = 0
     modified: int = 0  # unix seconds
+    location: Location = "named"
     license: str | None = None
     embedding_length: int = 0  # numbers in a vector of a model that makes them
     pooling: Pooling | None = None  # of a model that makes vectors or ranks
@@ -55,8 +57,12 @@ class Catalog:
         builtin: Path,
         files: Iterable[Path] = (),
         extra: Iterable[Model] = (),
+        *,
+        added: Iterable[Path] = (),
+        hub_cache: Path | None = None,
     ) -> None:
         self._dir, self._builtin, self._files = models_dir, builtin, tuple(files)
+        self._added, self._hub_cache = tuple(added), hub_cache
         self._extra = {model.id: model for model in extra}
         self._known: dict[str, Model] = {}
         self._facts: dict[tuple[Path, int, int], Model] = {}
@@ -64,10 +70,16 @@ class Catalog:
     def scan(self) -> list[Model]:
         """All models, the built-in one first. Reads directories: not for the event loop."""
         found: dict[str, Model] = {}
-        for id_, path in self._places():
-            model = self._read(id_, path)
-            if model is not None:
-                found.setdefault(_free(id_, found), replace(model, id=_free(id_, found)))
+        seen: set[tuple[int, int]] = set()
+        for place in self._places():
+            try:
+                info = place.path.stat()
+            except OSError:
+                continue  # gone meanwhile, or a link to what is not there yet
+            if (file := (info.st_dev, info.st_ino)) not in seen:
+                seen.add(file)  # where it is found again, as by a link, its first name counts
+                id_ = _free(place.id, found)
+                found[id_] = replace(self._read(place, info), id=id_)
         self._known = {**found, **self._extra}
         return list(self._known.values())
 
@@ -86,8 +98,8 @@ class Catalog:
                 param="model",
                 model=name,
                 pull_hint=(
-                    "put a .gguf file into the models directory, or leave `model` out to use the "
-                    "selected model"
+                    "`tabagent pull owner/repo` gets one from the hub; or put a .gguf file into the "
+                    "models directory"
                 ),
             )
         return model
@@ -129,38 +141,28 @@ class Catalog:
             return False
         return (model.path, info.st_size, info.st_mtime_ns) in self._facts
 
-    def _places(self) -> Iterator[tuple[str, Path]]:
-        yield BUILTIN, self._builtin
+    def _places(self) -> Iterator[Place]:
+        yield Place(BUILTIN, self._builtin, "built-in")
         for path in self._files:
-            yield loose_id(path), path
-        for path in sorted(self._dir.rglob("*.gguf")):
-            if re.search(r"-0000[2-9]-of-|-000[1-9]\d-of-", path.name):
-                continue  # a later part of a split model, found through its first
-            if is_projector(path.name):
-                continue  # half of a vision model
-            *folders, _ = path.relative_to(self._dir).parts
-            if len(folders) >= 2:
-                inside = "/".join((*folders[2:], path.name))
-                yield f"{_word(folders[0])}/{_word(folders[1])}:{_word(variant_of(inside))}", path
-            else:
-                yield loose_id(path), path
+            yield Place(loose_id(path), path, "named")
+        yield from in_directory(self._dir, "models-directory")
+        yield from in_added(self._added)
+        if self._hub_cache is not None:
+            yield from in_hub_cache(self._hub_cache)
 
-    def _read(self, id_: str, path: Path) -> Model | None:
-        try:
-            info = path.stat()
-        except OSError:
-            return None
-        key = (path, info.st_size, info.st_mtime_ns)
+    def _read(self, place: Place, info: os.stat_result) -> Model:
+        key = (place.path, info.st_size, info.st_mtime_ns)
         if key not in self._facts:
             base = Model(
-                id=id_,
-                path=path,
+                id=place.id,
+                path=place.path,
                 backend="gguf",
                 size_bytes=info.st_size,
                 modified=int(info.st_mtime),
+                location=place.location,
             )
             try:
-                self._facts[key] = _describe(base, read_gguf_header(path))
+                self._facts[key] = _describe(base, read_gguf_header(place.path))
             except TabAgentError as problem:
                 self._facts[key] = replace(base, problem=problem)
         return self._facts[key]
@@ -188,6 +190,8 @@ def _describe(base: Model, header: GgufHeader) -> Model:
         embedding_length=vector if task == "embedding" else 0,
         architecture=arch,
         quantisation=header.quantisation or "",
+        size_bytes=header.file_size,
+        files=header.parts,
         parameters=header.parameters,
         context_length=header.context_length or 0,
         license=header.license,
@@ -197,16 +201,6 @@ def _describe(base: Model, header: GgufHeader) -> Model:
 
 def _preference(model: Model) -> tuple[bool, int, int]:
     return model.problem is not None, rank(model.id.partition(":")[2]), -model.size_bytes
-
-
-def loose_id(path: Path) -> str:
-    """The id of a file that no owner/repo folder names."""
-    return f"{OWNER_OF_LOOSE_FILES}/{_word(path.stem)}"
-
-
-def _word(text: str) -> str:
-    """`text` as one side of an id: letters, digits, dot, underscore and dash."""
-    return re.sub(r"[^A-Za-z0-9._-]+|^[^A-Za-z0-9]+|\.\.+", "-", text)[:96].lstrip("._-") or "model"
 
 
 def _free(id_: str, taken: dict[str, Model]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from rich.console import Console
@@ -14,6 +14,13 @@ from tabagent.commands.client import call, client_of, connect, running_server
 from tabagent.config import Settings
 
 console = Console()
+WHERE: Final = {
+    "built-in": "TabAgent itself",
+    "named": "the command line",
+    "models-directory": "the models directory",
+    "added-path": "an added path",
+    "hugging-face-cache": "Hugging Face's cache",
+}
 
 
 def show_models(settings: Settings) -> None:
@@ -66,7 +73,8 @@ def show_model(settings: Settings, name: str) -> None:
         ("format", f"{model['format']} {model['quantization']}".strip()),
         ("architecture", model["architecture"]),
         ("parameters", _short(model["parameters"])),
-        ("size", size_text(model["size_bytes"])),
+        ("size", _size_of(model)),
+        ("found in", WHERE[model["location"]]),
         ("context", f"{model['context_length']:,} tokens" if model["context_length"] else ""),
         ("licence", model["license"] or ""),
         ("state", model["state"] or "not loaded"),
@@ -78,6 +86,11 @@ def show_model(settings: Settings, name: str) -> None:
     elif fit is not None:
         table.add_row("memory", _fit_text(fit))
     console.print(table)
+
+
+def _size_of(model: dict[str, Any]) -> str:
+    files = f" in {model['files']} files" if model["files"] > 1 else ""
+    return size_text(model["size_bytes"]) + files
 
 
 def _fit_text(fit: dict[str, Any]) -> str:

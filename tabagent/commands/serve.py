@@ -19,7 +19,7 @@ import uvicorn
 from tabagent import __version__, config, logs
 from tabagent.app import Gateway
 from tabagent.catalog.gguf_header import read_gguf_header
-from tabagent.catalog.models import loose_id
+from tabagent.catalog.places import loose_id
 from tabagent.commands.failure import (
     BAD_CONFIG,
     DIRECTORY_IN_USE,

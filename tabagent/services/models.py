@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tabagent.catalog.models import BUILTIN, Catalog, Model, Task
+from tabagent.catalog.places import Location
 from tabagent.config import Settings
 from tabagent.engine.placement import LoadOptions
 from tabagent.engine.supervisor import Loaded, State, Supervisor
@@ -39,7 +40,9 @@ class ModelInfo(Reply):
     task: Task
     architecture: str
     quantization: str
-    size_bytes: int
+    size_bytes: int = Field(description="Of all its files.")
+    files: int
+    location: Location = Field(description="Where it was found; what lies elsewhere is not ours.")
     parameters: int
     context_length: int = Field(description="Tokens the model was trained for.")
     dimensions: int | None = Field(description="Numbers in a vector, of a model that makes them.")
@@ -288,6 +291,8 @@ class Models:
             architecture=model.architecture,
             quantization=model.quantisation,
             size_bytes=model.size_bytes,
+            files=model.files,
+            location=model.location,
             parameters=model.parameters,
             context_length=model.context_length,
             dimensions=model.embedding_length or None,

@@ -36,7 +36,9 @@ class PullRequest(Request):
 
 
 class PullId(Request):
-    """A pull by its id."""
+    """A pull by its id, as `list_pulls` and the pull's own events give it."""
+
+    model_config = {"json_schema_extra": {"examples": [{"id": "9f2c41d07b3e"}]}}
 
     id: str = Field(max_length=40)
 
