@@ -19,7 +19,7 @@ from tabagent.engine.pooling import PoolingRequests
 from tabagent.engine.supervisor import Supervisor
 from tabagent.hardware.devices import Look, of_this_build
 from tabagent.hardware.limits import memory
-from tabagent.hardware.probe import Memory
+from tabagent.hardware.findings import Memory
 from tabagent.hub.jobs import Jobs
 from tabagent.hub.token import HubToken
 from tabagent.openapi import document

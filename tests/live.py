@@ -19,7 +19,7 @@ from tabagent.commands.serve import Server, loop_factory
 from tabagent.config import Settings
 from tabagent.hardware.devices import Look, of_this_build
 from tabagent.hardware.limits import memory
-from tabagent.hardware.probe import Memory
+from tabagent.hardware.findings import Memory
 
 TOKEN = "t" * 32
 FAKE = "fake/counter"

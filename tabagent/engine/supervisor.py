@@ -27,7 +27,7 @@ from tabagent.engine.room import Room
 from tabagent.engine.states import States
 from tabagent.hardware.devices import Look, of_this_build
 from tabagent.hardware.limits import memory
-from tabagent.hardware.probe import Memory
+from tabagent.hardware.findings import Memory
 
 log = structlog.get_logger(__name__)
 

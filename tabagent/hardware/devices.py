@@ -42,10 +42,14 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Accelerators:
-    """What there is beside the CPU: kinds that the engine can use, and devices that were found."""
+    """What there is beside the CPU: kinds that the engine can use, and devices that were found.
+
+    Of `absent` kinds there is certainly no device; of others without one, nobody could say.
+    """
 
     kinds: frozenset[Kind] = frozenset()
     devices: tuple[Device, ...] = ()
+    absent: frozenset[Kind] = frozenset()
 
 
 Look = Callable[[], Accelerators]
