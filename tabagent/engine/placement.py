@@ -176,4 +176,3 @@ def cores() -> int:
     physical = psutil.cpu_count(logical=False) or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
     return max(1, math.ceil(min(physical, allowed, cpu_quota())))
-

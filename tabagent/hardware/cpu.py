@@ -74,9 +74,7 @@ def _linux(machine: Machine, counts: Counts) -> Cpu:
     first = processors[0] if processors else {}
     maker = first.get("vendor_id") or first.get("CPU implementer", "")
     board = machine.text("proc/device-tree/model").rstrip("\0\n") or rest.get("Model")
-    quota = limits.cpu_quota(
-        machine.root / "sys/fs/cgroup", machine.root / "proc/self/cgroup"
-    )
+    quota = limits.cpu_quota(machine.root / "sys/fs/cgroup", machine.root / "proc/self/cgroup")
     return Cpu(
         name=first.get("model name") or _parts(processors) or machine.architecture,
         vendor=VENDORS.get(maker, maker or "unknown"),

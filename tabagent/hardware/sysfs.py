@@ -52,9 +52,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, str]]:
             yield device, f"/sys/bus/pci/devices/{device.name}"
 
 
-def _gpu(
-    machine: Machine, folder: Path, vendor: Vendor, device_id: str, driver: str | None
-) -> Gpu:
+def _gpu(machine: Machine, folder: Path, vendor: Vendor, device_id: str, driver: str | None) -> Gpu:
     name = _read(folder / "product_name").strip() or _listed(machine, vendor, device_id)
     gpu = Gpu(
         vendor=vendor,
@@ -158,7 +156,7 @@ def _listed(machine: Machine, vendor: Vendor, device_id: str) -> str:
     """The name that pci.ids has of a device, with its maker's."""
     maker = next(number for number, name in VENDORS.items() if name == vendor)
     text = next(filter(None, map(machine.text, PCI_IDS)), "")
-    _, _, rest = text.partition(f"\n{maker}  ")
+    _, _, rest = f"\n{text}".partition(f"\n{maker}  ")
     for line in rest.splitlines()[1:]:
         if not line.startswith(("\t", "#")):
             break  # the next maker

@@ -12,7 +12,13 @@ import os
 import sys
 from typing import Any, Final
 
-TYPES: Final = ("cpu", "gpu", "integrated", "accelerator", "meta")  # of ggml-backend.h, in its order
+TYPES: Final = (
+    "cpu",
+    "gpu",
+    "integrated",
+    "accelerator",
+    "meta",
+)  # of ggml-backend.h, in its order
 
 
 def report() -> dict[str, Any]:
