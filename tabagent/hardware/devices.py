@@ -56,13 +56,6 @@ Look = Callable[[], Accelerators]
 CPU_ALONE: Final = Accelerators()
 
 
-def of_this_build() -> Accelerators:
-    """The kinds that llama.cpp can use; of which there are how many, with how much memory, the
-    engine finds out when it loads.
-    """
-    return Accelerators(build_kinds())
-
-
 @cache
 def build_kinds() -> frozenset[Kind]:
     """What the installed llama.cpp was built for beside the processor."""

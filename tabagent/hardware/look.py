@@ -119,3 +119,7 @@ FINDERS: Final[dict[Kind, Callable[[Machine], Found]]] = {
     "metal": _metal,
 }
 """Vulkan and SYCL count as their drivers like, so nothing is said of their devices."""
+
+
+devices_now: Final = Looker()
+"""The devices of this machine, as a server sees them."""

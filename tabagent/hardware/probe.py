@@ -67,9 +67,9 @@ class _Probe:
     def _gpus(self) -> list[Gpu]:
         """Cards by whoever knows most of them: NVML, then the kernel; a Mac's by its own tools."""
         if self._machine.system == "Darwin":
-            return self._noted("system_profiler", lambda: apple_gpus(self._machine), list)
-        nvidia = self._noted("nvml", self._nvidia_gpus, list)
-        others = self._noted("sysfs", self._sysfs_gpus, list)
+            return self._noted("system_profiler", lambda: apple_gpus(self._machine), _none)
+        nvidia = self._noted("nvml", self._nvidia_gpus, _none)
+        others = self._noted("sysfs", self._sysfs_gpus, _none)
         known = {gpu.pci for gpu in nvidia}
         return [*nvidia, *(gpu for gpu in others if gpu.pci not in known)]
 
@@ -85,3 +85,7 @@ class _Probe:
         gpus, notes = sysfs_gpus(self._machine)
         self._notes += notes
         return gpus
+
+
+def _none() -> list[Gpu]:
+    return []
