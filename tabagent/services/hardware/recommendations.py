@@ -18,8 +18,10 @@ Pace = Literal["fast", "fair", "slow"]
 MEMORY_RATE: Final = (
     20e9  # bytes a second that a processor reads; two channels of DDR4 give 25 to 50
 )
-FAST: Final = 10  # tokens a second: as fast as people read
-FAIR: Final = 3
+ARITHMETIC: Final = 40e9  # operations a second of a thread; each weight takes two a token
+WRITING: Final = (10, 3)  # tokens a second that are fast, as people read, and fair
+READING: Final = (1000, 50)  # a passage has a few hundred
+PACES: Final[tuple[Pace, ...]] = ("fast", "fair", "slow")
 RANK: Final[dict[Fits, int]] = {"yes": 0, "unknown": 1, "smaller": 1, "no": 2}
 POOLING: Final = ("embedding", "rerank")
 
@@ -61,9 +63,9 @@ class RecommendedModel(Reply):
     reasoning: bool
     about: str
     fits: Fits
-    pace: Pace | None = Field(
-        description="Of writing: `fast` as people read, `slow` under three tokens a second; a guess "
-        "from what must be read for a token. Nothing for models that do not write."
+    pace: Pace = Field(
+        description="A guess. `fast` writes as people read, or makes three vectors a second; `slow` "
+        "writes under three tokens a second, or takes several seconds for a vector."
     )
     device: str = Field(description="Where it would run.")
     pull: str = Field(description="What to pull: the best variant that fits.")
@@ -102,12 +104,12 @@ def _order(model: RecommendedModel) -> tuple[int, bool, int, int]:
 def _judged(model: Recommended, judge: Judge) -> RecommendedModel:
     verdicts = [(variant, judge(_as_model(model, variant))) for variant in model.variants]
     paces = {variant.name: _pace(model, variant, verdict) for variant, verdict in verdicts}
-    # The largest that fits and does not crawl; else the one that comes nearest to it.
+    # The fastest that fits, and of those the largest; else the one that comes nearest to fitting.
     variant, verdict = min(
         verdicts,
         key=lambda pair: (
             RANK[pair[1].fits],
-            paces[pair[0].name] == "slow",
+            PACES.index(paces[pair[0].name]),
             -pair[0].size_bytes if pair[1].fits != "no" else pair[0].size_bytes,
         ),
     )
@@ -149,15 +151,22 @@ def _as_model(model: Recommended, variant: Variant) -> Model:
     )
     if model.task not in POOLING:
         return made
-    return replace(made, path=made.path, task=model.task, pooling="mean")
+    return replace(made, task=model.task, pooling="mean")
 
 
-def _pace(model: Recommended, variant: Variant, verdict: Verdict) -> Pace | None:
-    """From the bytes that the processor reads for a token; what lies on a card is read at once."""
+def _pace(model: Recommended, variant: Variant, verdict: Verdict) -> Pace:
+    """Writing waits for memory, reading for arithmetic; what lies on a card does neither here."""
+    placed, left = verdict.placement, 1.0
+    if placed is not None and placed.devices and placed.every_layer:
+        left = 1 - placed.n_gpu_layers / placed.every_layer
     if model.task in POOLING:
-        return None
-    read = variant.size_bytes * model.active_parameters / model.parameters
-    if (placed := verdict.placement) is not None and placed.devices and placed.every_layer:
-        read *= 1 - placed.n_gpu_layers / placed.every_layer
-    rate = MEMORY_RATE / max(read, 1)
-    return "fast" if rate >= FAST else "fair" if rate >= FAIR else "slow"
+        threads = placed.threads if placed is not None else 1
+        rate = threads * ARITHMETIC / max(2 * model.active_parameters * left, 1)
+        return _word(rate, READING)
+    read = variant.size_bytes * left * model.active_parameters / model.parameters
+    return _word(MEMORY_RATE / max(read, 1), WRITING)
+
+
+def _word(rate: float, bounds: tuple[int, int]) -> Pace:
+    fast, fair = bounds
+    return "fast" if rate >= fast else "fair" if rate >= fair else "slow"
