@@ -117,11 +117,11 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
             Jobs(
                 settings.data_dir / "pulls",
                 settings.models_path,
-                settings.hub_endpoint,
+                settings.hub,
                 token.value,
             ),
             token,
-            settings.hub_endpoint,
+            settings.hub,
             offline=os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
             find=models.resolve,
             fits=lambda size: supervisor.room.fits(size).fits != "no",

@@ -74,8 +74,8 @@ class Settings(BaseSettings):
     models_dir: Path | None = Field(
         None, description="Where models are looked for; `models` in the data directory when unset."
     )
-    hub_endpoint: str = Field(
-        default_factory=lambda: os.environ.get("HF_ENDPOINT") or "https://huggingface.co",
+    hub_endpoint: str | None = Field(
+        None,
         pattern=r"^https?://[^@/]+(/.*)?$",
         description="Where models are pulled from; `HF_ENDPOINT` when unset, else Hugging Face.",
     )
@@ -192,6 +192,10 @@ class Settings(BaseSettings):
             return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False  # a name, which may lead anywhere
+
+    @property
+    def hub(self) -> str:
+        return self.hub_endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
 
     @property
     def models_path(self) -> Path:

@@ -130,8 +130,6 @@ def compute_bytes(
         attention = 5 * wide + 2 * keys + shape.heads * batch * seen * FLOAT
     logits = rows * shape.vocabulary * FLOAT + wide
     beside = int(shape.feed_forward * batch * BLOCK)
-    if not flash and not encoder:  # what it attends by is made into halves, as values are
-        beside = max(beside, shape.heads * batch * seen * HALF)
     return max(forward, attention if attends else 0, logits) + mask + beside
 
 

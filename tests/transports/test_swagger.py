@@ -166,6 +166,7 @@ def real_visit(browser: Browser, real: LiveServer) -> Iterator[Visit]:
     visit.context.close()
 
 
+@pytest.mark.timeout(300)  # one or two seconds of drawing for each operation, and there are many
 def test_every_example_works_when_pressed(real_visit: Visit) -> None:
     real_visit.open_swagger()
     answers = {name: real_visit.press(name) for name in OPEN}
