@@ -13,6 +13,7 @@ from tabagent.hardware.devices import Accelerators, Kind
 from tabagent.hardware.look import MOMENT_S, Looker
 from tabagent.hardware.machine import Machine
 from tests.hardware.recorded import Nvml, machine, record
+from tests.live import LiveServer, fake_model
 
 CUDA: frozenset[Kind] = frozenset({"cuda"})
 
@@ -128,3 +129,16 @@ def test_what_was_seen_holds_for_a_moment(tmp_path: Path) -> None:
     now[0] += MOMENT_S * 2
     assert looker() == first
     assert asked() == 2
+
+
+def test_a_server_shows_the_cards_and_its_workers_count_as_it_does(tmp_path: Path) -> None:
+    made = machine(record("two_cards"), tmp_path / "root", kinds=CUDA)
+    with LiveServer(tmp_path / "data", extra=[fake_model()], look=Looker(made)) as live:
+        shown = live.client.get("/v1/resources").json()["devices"]
+        assert [(card["device"], card["name"][-4:]) for card in shown] == [
+            ("cuda:0", "3060"),
+            ("cuda:1", "4090"),
+        ]
+        assert shown[1]["free_bytes"] == 24805113856
+        assert live.answer("2") == "1 2 "
+        assert live.worker().environ()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
