@@ -14,7 +14,9 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from tabagent.hardware import probe
+from tabagent.hardware.cpu import cpu
+from tabagent.hardware.limits import memory
+from tabagent.hardware.machine import this_machine
 
 WIDTH = 160  # in a narrower terminal rows wrap, but no number is cut off
 HEAD = ("what", "ours", "llama-server", "ratio", "target", "")
@@ -104,13 +106,13 @@ def _line(cells: Iterable[str]) -> str:
 
 def machine() -> str:
     """When and on what this was measured."""
-    cpu, memory = probe.cpu(), probe.memory()
+    found = cpu(this_machine())
     packages = ", ".join(
         f"{name} {importlib.metadata.version(name)}"
         for name in ("tabagent", "llama-cpp-python", "uvicorn", "uvloop")
     )
     return (
-        f"{date.today().isoformat()}; {cpu.name}, {cpu.physical_cores} cores "
-        f"({cpu.logical_cores} threads), {memory.total_bytes / 2**30:.0f} GiB; "
+        f"{date.today().isoformat()}; {found.name}, {found.physical_cores} cores "
+        f"({found.logical_cores} threads), {memory().total_bytes / 2**30:.0f} GiB; "
         f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {packages}."
     )

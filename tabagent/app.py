@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -18,19 +19,26 @@ from tabagent.config import Settings
 from tabagent.dispatcher import Dispatcher
 from tabagent.engine.pooling import PoolingRequests
 from tabagent.engine.supervisor import Supervisor
-from tabagent.hardware.devices import Look, of_this_build
+from tabagent.hardware.devices import Look
+from tabagent.hardware.findings import Memory
 from tabagent.hardware.limits import memory
-from tabagent.hardware.probe import Memory
+from tabagent.hardware.look import devices_now
+from tabagent.hardware.machine import this_machine
+from tabagent.hardware.probe import probe
 from tabagent.hub.jobs import Jobs
 from tabagent.hub.token import HubToken
 from tabagent.openapi import document
 from tabagent.operation import Access, Call, NoParameters
 from tabagent.operations import Services, operations
 from tabagent.replies.generation import Generator
+from tabagent.replies.hardware import HardwareInfo
 from tabagent.services.chat import Chat
 from tabagent.services.completions import Completions
 from tabagent.services.embeddings import Embeddings
 from tabagent.services.generation import Generations
+from tabagent.services.hardware import Hardware
+from tabagent.services.hardware.recipes import RecipeList
+from tabagent.services.hardware.recommendations import RecommendationsRequest, RecommendedModels
 from tabagent.services.models import ModelInfo, Models
 from tabagent.services.pulls import Pulls
 from tabagent.services.rerank import Rerank
@@ -57,7 +65,7 @@ class Gateway:
         *,
         files: Iterable[Path] = (),
         extra: Iterable[Model] = (),
-        look: Look = of_this_build,
+        look: Look = devices_now,
         memory: Callable[[], Memory] = memory,
     ) -> None:
         self.settings = settings
@@ -105,6 +113,7 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
     """One of each service. Does no I/O, so the table can be had without an engine."""
     models = Models(catalog, supervisor, settings)
     supervisor.room.siblings = catalog.siblings
+    read = partial(probe, this_machine())
     generation = Generations(supervisor, settings)
     token = HubToken(settings.data_dir / "hf_token")
     pooling = PoolingRequests(supervisor, settings)
@@ -134,8 +143,9 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
             loaded=lambda model_id: supervisor.get(model_id) is not None,
         ),
         resources=Resources(models.resolve, catalog.siblings, supervisor, settings),
+        hardware=Hardware(read, supervisor.room.judge),
         text=TextTools(models.resolve, supervisor.using, models.context_length),
-        system=System(supervisor),
+        system=System(supervisor, read),
     )
 
 
@@ -148,6 +158,20 @@ async def offline_models(settings: Settings) -> list[ModelInfo]:
     """What a server with these settings would list."""
     call = Call("", Access.USER, "local", "none")
     return (await _unstarted(settings).models.list(NoParameters(), call)).data
+
+
+async def offline_hardware(settings: Settings) -> tuple[HardwareInfo, RecipeList]:
+    """What a server with these settings would say of this machine."""
+    call, hardware = Call("", Access.USER, "local", "none"), _unstarted(settings).hardware
+    return await hardware.info(NoParameters(), call), await hardware.recipes(NoParameters(), call)
+
+
+async def offline_recommendations(
+    settings: Settings, request: RecommendationsRequest
+) -> RecommendedModels:
+    """What a server with these settings, and no model loaded, would recommend."""
+    call = Call("", Access.USER, "local", "none")
+    return await _unstarted(settings).hardware.recommend(request, call)
 
 
 def _unstarted(settings: Settings) -> Services:

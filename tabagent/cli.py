@@ -120,6 +120,31 @@ def rm(
     remove(load_settings(data_dir=data_dir), model, sure=yes)
 
 
+@app.command()
+def recommend(
+    task: Annotated[
+        str | None, typer.Option(help="chat, completion, embedding or rerank; all if unset.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what is too large or too slow here.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List public models that would run well on this machine."""
+    from tabagent.commands.recommend import recommend as run
+
+    run(load_settings(data_dir=data_dir), task, everything=everything)
+
+
+@app.command()
+def doctor(data_dir: DataDir = None) -> None:
+    """Look over this installation: hardware, engines, port, disk, token; each with a fix."""
+    from tabagent.commands.doctor import doctor as run
+
+    if not run(load_settings(data_dir=data_dir)):
+        raise typer.Exit(1)
+
+
 @app.command("hf-token")
 def hf_token(
     clear: Annotated[bool, typer.Option(help="Forget it.")] = False,
@@ -211,7 +236,7 @@ def version() -> None:
     typer.echo(f"tabagent {__version__}")
 
 
-COMING = ("recommend", "doctor", "native", "clients", "service")
+COMING = ("native", "clients", "service")
 """Commands that the built-in guide and the design know, and this version does not have."""
 
 

@@ -10,6 +10,7 @@ from tabagent.services.chat import Chat, fold_chat
 from tabagent.services.completions import Completions, fold_completion
 from tabagent.services.embeddings import Embeddings
 from tabagent.services.generation import Generations
+from tabagent.services.hardware import Hardware
 from tabagent.services.models import Models
 from tabagent.services.pulls import Pulls, fold_pull
 from tabagent.services.rerank import Rerank
@@ -59,6 +60,7 @@ class Services:
     models: Models
     pulls: Pulls
     resources: Resources
+    hardware: Hardware
     text: TextTools
     system: System
 
@@ -100,6 +102,10 @@ def operations(s: Services) -> list[Operation]:
         op("estimate_memory", "POST /v1/resources/estimate", s.resources.estimate, errors=SIZING),
         op("compatibility", "POST /v1/resources/compatibility", s.resources.compatibility, errors=SIZING),
         op("check_model_feasibility", "POST /v1/hardware/feasibility", s.resources.feasibility, errors=SIZING),
+        # Hardware
+        op("get_hardware_info", "GET /v1/hardware/info", s.hardware.info),
+        op("get_recommended_models", "GET /v1/hardware/recommendations", s.hardware.recommend),
+        op("get_recipes", "GET /v1/recipes", s.hardware.recipes),
         # The server itself
         op("health", ("GET /health", "GET /v1/health"), s.system.health, access=public),
         op("system", "GET /v1/system/info", s.system.info),

@@ -17,9 +17,10 @@ from tabagent.app import Gateway
 from tabagent.catalog.models import Model
 from tabagent.commands.serve import Server, loop_factory
 from tabagent.config import Settings
-from tabagent.hardware.devices import Look, of_this_build
+from tabagent.hardware.devices import Look
+from tabagent.hardware.findings import Memory
 from tabagent.hardware.limits import memory
-from tabagent.hardware.probe import Memory
+from tabagent.hardware.look import devices_now
 
 TOKEN = "t" * 32
 FAKE = "fake/counter"
@@ -64,7 +65,7 @@ class LiveServer:
         data_dir: Path,
         *,
         extra: Iterable[Model] = (),
-        look: Look = of_this_build,
+        look: Look = devices_now,
         memory: Callable[[], Memory] = memory,
         **settings: Any,
     ) -> None:

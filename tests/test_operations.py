@@ -38,6 +38,9 @@ KEPT = {
     "estimate_memory": "POST /v1/resources/estimate",
     "compatibility": "POST /v1/resources/compatibility",
     "check_model_feasibility": "POST /v1/hardware/feasibility",
+    "get_hardware_info": "GET /v1/hardware/info",
+    "get_recommended_models": "GET /v1/hardware/recommendations",
+    "get_recipes": "GET /v1/recipes",
     "health": "GET /health",
     "system": "GET /v1/system/info",
     "routes": "GET /v1/routes",
@@ -154,7 +157,8 @@ def test_routes_lists_the_whole_table(counter: LiveServer) -> None:
     assert {(r["route"], r["method"], r["path"]) for r in rows} == {
         (op.name, method, path) for op in table(counter) for method, path in op.routes
     }
-    assert {r["route"] for r in rows if r["streams"]} == {"chat", "generate", "responses"}
+    streaming = {"chat", "generate", "responses", "pull_model"}
+    assert {r["route"] for r in rows if r["streams"]} == streaming
 
 
 class Thing(Reply):

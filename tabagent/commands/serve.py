@@ -44,7 +44,7 @@ def run(flags: dict[str, Any], models: list[str], *, owned: bool = False) -> Non
     for file in files:
         _check_model(file)
     directory = DataDirectory(settings.data_dir)
-    with _taken(directory), _bound(settings) as listener:
+    with _taken(directory), bound(settings) as listener:
         token = settings.token or _token(directory)
         gateway = Gateway(settings, token, files=files)
         gateway.port = listener.getsockname()[1]
@@ -122,7 +122,8 @@ def _token(directory: DataDirectory) -> str:
 
 
 @contextlib.contextmanager
-def _bound(settings: Settings) -> Iterator[socket.socket]:
+def bound(settings: Settings) -> Iterator[socket.socket]:
+    """The port that the settings name. Raises CommandFailed, which says who has it."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     with listener:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final, get_args
 
 from tabagent.errors import InvalidRequest, NotAvailableHere
@@ -21,7 +20,7 @@ def choose(
     """The devices that `wish` means; none means the CPU.
 
     `wish` is `auto`, `cpu`, `gpu`, a kind (`cuda`), or one device (`cuda:1`). A build that can use
-    a kind of which no device is known gets one whose memory is unknown. Raises InvalidRequest, and
+    a kind of which nobody could say whether there is a device gets one whose memory is unknown. Raises InvalidRequest, and
     NotAvailableHere when this installation cannot do it.
     """
     devices, kinds = machine.devices, machine.kinds
@@ -37,9 +36,8 @@ def choose(
         return []
     usable = [device for device in devices if device.kind in kinds]
     if not usable:
-        usable = [Device(other, 0, "unknown", 0, BOUNDLESS) for other in KINDS if other in kinds][
-            :1
-        ]
+        maybe = [other for other in KINDS if other in kinds and other not in machine.absent]
+        usable = [Device(other, 0, "unknown", 0, BOUNDLESS) for other in maybe[:1]]
     if wish in KINDS or number:
         usable = [device for device in usable if device.kind == kind]
     elif usable:
@@ -49,12 +47,12 @@ def choose(
     if main_gpu is not None and usable:
         usable = [device for device in usable if device.index == main_gpu]
     if not usable and (wish != "auto" or n_gpu_layers or main_gpu is not None):
-        raise _missing(wish, kinds)
+        raise _missing(wish, machine)
     return usable
 
 
-def _missing(wish: str, kinds: Collection[Kind]) -> NotAvailableHere:
-    kind = wish.partition(":")[0]
+def _missing(wish: str, machine: Accelerators) -> NotAvailableHere:
+    kind, kinds = wish.partition(":")[0], machine.kinds
     if kind in KINDS and kind not in kinds:
         why = f"the installed llama.cpp cannot use {kind}: {how_to_build(kind)}"
     elif not kinds:
@@ -62,6 +60,8 @@ def _missing(wish: str, kinds: Collection[Kind]) -> NotAvailableHere:
             "the installed llama.cpp was built for the processor alone: "
             f"{how_to_build('cuda')}, or with its flag for another kind of device"
         )
+    elif kinds <= machine.absent:
+        why = f"no {' or '.join(sorted(kinds))} device is found; is its driver installed?"
     else:
         why = f"there is no such device: {', '.join(sorted(kinds))} devices are counted from 0"
     return NotAvailableHere(f"no model runs on {wish} here: {why}", what=wish, why=why)

@@ -6,7 +6,6 @@ import math
 import os
 from dataclasses import dataclass, fields
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -19,11 +18,11 @@ from tabagent.engine.estimate import BITS, Estimate
 from tabagent.engine.offload import Share
 from tabagent.errors import InvalidRequest
 from tabagent.hardware.devices import CPU_ALONE, Accelerators, Device
+from tabagent.hardware.limits import cpu_quota
 
 LARGEST_DEFAULT_CONTEXT: Final = 8192  # tokens; a longer one is given when it is asked for
 TINY: Final = 32 * 2**20  # bytes of weights
 DRAFT_TOKENS: Final = {"off": 0, "ngram": 7, "draft": 3}  # checked at once, unless told otherwise
-CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,21 +175,4 @@ def cores() -> int:
     """
     physical = psutil.cpu_count(logical=False) or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
-    return max(1, math.ceil(min(physical, allowed, cpu_quota(CGROUP))))
-
-
-def cpu_quota(cgroup: Path) -> float:
-    """How many CPUs a container may keep busy; infinity without a limit.
-
-    Source: cgroup v2 `cpu.max` and v1 `cpu.cfs_quota_us` in the kernel's documentation.
-    """
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return math.inf
-    limited = quota not in ("max", "-1") and int(period) > 0
-    return int(quota) / int(period) if limited else math.inf
+    return max(1, math.ceil(min(physical, allowed, cpu_quota())))

@@ -73,6 +73,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         process = cls(beat_s, stall_s, on_exit)
         command = [sys.executable, "-P", "-m", "tabagent.worker", backend, str(beat_s)]
         environment = {k: v for k, v in os.environ.items() if not SECRET.search(k.upper())}
+        environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts them
         await asyncio.get_running_loop().subprocess_exec(
             lambda: process, *command, env=environment, start_new_session=True
         )

@@ -20,7 +20,7 @@ from tabagent.engine.placement import LoadOptions, Placement
 from tabagent.engine.residency import reclaimable, sleepers, victim_on, victims
 from tabagent.engine.verdict import Verdict, guessed, judge
 from tabagent.hardware.devices import Accelerators, Look
-from tabagent.hardware.probe import Memory
+from tabagent.hardware.findings import Memory
 
 log = structlog.get_logger(__name__)
 

@@ -25,9 +25,10 @@ from tabagent.engine.placement import LoadOptions, Placement, lay_out
 from tabagent.engine.process import WorkerProcess
 from tabagent.engine.room import Room
 from tabagent.engine.states import States
-from tabagent.hardware.devices import Look, of_this_build
+from tabagent.hardware.devices import Look
+from tabagent.hardware.findings import Memory
 from tabagent.hardware.limits import memory
-from tabagent.hardware.probe import Memory
+from tabagent.hardware.look import devices_now
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +54,7 @@ class Supervisor:
         settings: Settings,
         spawn: Spawn = WorkerProcess.start,
         memory: Callable[[], Memory] = memory,
-        look: Look = of_this_build,
+        look: Look = devices_now,
     ) -> None:
         self._settings, self._spawn, self.memory = settings, spawn, memory
         self._loaded: dict[str, Loaded] = {}

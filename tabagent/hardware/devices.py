@@ -42,21 +42,18 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Accelerators:
-    """What there is beside the CPU: kinds that the engine can use, and devices that were found."""
+    """What there is beside the CPU: kinds that the engine can use, and devices that were found.
+
+    Of `absent` kinds there is certainly no device; of others without one, nobody could say.
+    """
 
     kinds: frozenset[Kind] = frozenset()
     devices: tuple[Device, ...] = ()
+    absent: frozenset[Kind] = frozenset()
 
 
 Look = Callable[[], Accelerators]
 CPU_ALONE: Final = Accelerators()
-
-
-def of_this_build() -> Accelerators:
-    """The kinds that llama.cpp can use; of which there are how many, with how much memory, the
-    engine finds out when it loads.
-    """
-    return Accelerators(build_kinds())
 
 
 @cache

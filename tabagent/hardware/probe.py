@@ -1,56 +1,91 @@
-"""What this machine has, read from the system and nowhere else."""
+"""Everything about a machine, read once: a part that says nothing is a note, never an error."""
 
 from __future__ import annotations
 
-import os
-import platform
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from typing import TypeVar
 
-import psutil
+from tabagent.hardware import engines, limits
+from tabagent.hardware.apple import apple_gpus
+from tabagent.hardware.cpu import cpu, plain
+from tabagent.hardware.findings import Engine, Gpu, Note, Report
+from tabagent.hardware.machine import Machine, Unreadable
+from tabagent.hardware.nvidia import NoDriver, Nvidia, nvidia_gpus
+from tabagent.hardware.sysfs import sysfs_gpus
 
-
-@dataclass(frozen=True, slots=True)
-class Cpu:
-    """The processor. `usable_cores` is what this process may use."""
-
-    name: str
-    architecture: str
-    physical_cores: int
-    logical_cores: int
-    usable_cores: int
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Main memory in bytes."""
-
-    total_bytes: int
-    available_bytes: int
+def probe(machine: Machine) -> Report:
+    """Look at the machine. Blocks, for a second the first time, since engines are asked."""
+    return _Probe(machine).report()
 
 
-def cpu() -> Cpu:
-    logical = psutil.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
-    return Cpu(
-        name=_cpu_name(),
-        architecture=platform.machine(),
-        physical_cores=psutil.cpu_count(logical=False) or logical,
-        logical_cores=logical,
-        usable_cores=usable,
-    )
+class _Probe:
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._notes: list[Note] = []
+        self._nvidia: Nvidia | None = None
+
+    def report(self) -> Report:
+        machine, counts = self._machine, self._machine.counts()
+        processor = self._noted("cpu", lambda: cpu(machine), lambda: plain(machine))
+        gpus = self._gpus()
+        runtimes = (
+            self._engine(engines.LLAMA, engines.llama),
+            self._engine(engines.ONNX, engines.onnx),
+            engines.unasked(machine, engines.SENTENCES),
+        )
+        return Report(
+            cpu=processor,
+            memory=limits.within(
+                counts.total_bytes,
+                counts.available_bytes,
+                machine.root / "sys/fs/cgroup",
+                machine.root / "proc/self/cgroup",
+            ),
+            gpus=tuple(gpus),
+            nvidia_driver=self._nvidia.driver if self._nvidia else None,
+            cuda_version=self._nvidia.cuda if self._nvidia else None,
+            engines=runtimes,
+            notes=tuple(self._notes),
+        )
+
+    def _noted(self, source: str, read: Callable[[], T], instead: Callable[[], T]) -> T:
+        try:
+            return read()
+        except Unreadable as error:
+            self._notes.append(Note(source, str(error)))
+        except Exception as error:  # a form that nobody has seen yet must not cost all the rest
+            self._notes.append(Note(source, f"not understood: {type(error).__name__}: {error}"))
+        return instead()
+
+    def _engine(self, name: str, read: Callable[[Machine], Engine]) -> Engine:
+        machine = self._machine
+        return self._noted(name, lambda: read(machine), lambda: engines.unasked(machine, name))
+
+    def _gpus(self) -> list[Gpu]:
+        """Cards by whoever knows most of them: NVML, then the kernel; a Mac's by its own tools."""
+        if self._machine.system == "Darwin":
+            return self._noted("system_profiler", lambda: apple_gpus(self._machine), _none)
+        nvidia = self._noted("nvml", self._nvidia_gpus, _none)
+        others = self._noted("sysfs", self._sysfs_gpus, _none)
+        known = {gpu.pci for gpu in nvidia}
+        return [*nvidia, *(gpu for gpu in others if gpu.pci not in known)]
+
+    def _nvidia_gpus(self) -> list[Gpu]:
+        try:
+            gpus, self._nvidia = nvidia_gpus(self._machine)
+        except NoDriver:
+            return []  # of most machines; a card without its driver is noted where it is found
+        self._notes += self._nvidia.notes
+        return gpus
+
+    def _sysfs_gpus(self) -> list[Gpu]:
+        gpus, notes = sysfs_gpus(self._machine)
+        self._notes += notes
+        return gpus
 
 
-def memory() -> Memory:
-    now = psutil.virtual_memory()
-    return Memory(total_bytes=now.total, available_bytes=now.available)
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()
+def _none() -> list[Gpu]:
+    return []

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
-from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Final, Literal
 
+from pydantic import Field
+
 from tabagent import __version__
 from tabagent.engine.supervisor import State, Supervisor
-from tabagent.hardware import probe
+from tabagent.hardware.engines import LLAMA
+from tabagent.hardware.findings import Report
 from tabagent.operation import Access, Call, NoParameters, Operation, Reply
+from tabagent.replies.hardware import CpuInfo, GpuInfo, HardwareInfo, MemoryInfo, NoteInfo
 
 ACCESS: Final[dict[Access, Literal["public", "user", "admin"]]] = {
     Access.PUBLIC: "public",
     Access.USER: "user",
     Access.ADMIN: "admin",
 }
-ENGINES: Final = ("llama-cpp-python", "onnxruntime", "sentence-transformers")
 
 
 class Health(Reply):
@@ -30,23 +33,6 @@ class Health(Reply):
     models: dict[str, State]
 
 
-class CpuInfo(Reply):
-    """The processor."""
-
-    name: str
-    architecture: str
-    physical_cores: int
-    logical_cores: int
-    usable_cores: int
-
-
-class MemoryInfo(Reply):
-    """Main memory."""
-
-    total_bytes: int
-    available_bytes: int
-
-
 class SystemInfo(Reply):
     """This machine and what is installed on it."""
 
@@ -55,7 +41,10 @@ class SystemInfo(Reply):
     platform: str
     cpu: CpuInfo
     memory: MemoryInfo
-    engines: dict[str, str | None]
+    gpus: list[GpuInfo]
+    engines: dict[str, str | None] = Field(description="Versions; null is not installed.")
+    llama_cpp: str | None = Field(description="Its own version and the commit it was built from.")
+    notes: list[NoteInfo] = Field(description="What could not be found out.")
 
 
 class RouteInfo(Reply):
@@ -76,10 +65,12 @@ class RouteList(Reply):
 
 
 class System:
-    """`table` is set once the table, which holds this service too, has been built."""
+    """`read` looks at the machine and blocks. `table` is set once the table, which holds this
+    service too, has been built.
+    """
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, supervisor: Supervisor, read: Callable[[], Report]) -> None:
+        self._supervisor, self._read = supervisor, read
         self.table: Iterable[Operation] = ()
         self._started = monotonic()
 
@@ -93,22 +84,18 @@ class System:
 
     async def info(self, request: NoParameters, call: Call) -> SystemInfo:
         """Describe the machine and the engines installed on it."""
-        cpu, memory = probe.cpu(), probe.memory()
+        report = await asyncio.to_thread(self._read)
+        found = HardwareInfo.of(report)
         return SystemInfo(
             version=__version__,
             python=platform.python_version(),
             platform=platform.platform(),
-            cpu=CpuInfo(
-                name=cpu.name,
-                architecture=cpu.architecture,
-                physical_cores=cpu.physical_cores,
-                logical_cores=cpu.logical_cores,
-                usable_cores=cpu.usable_cores,
-            ),
-            memory=MemoryInfo(
-                total_bytes=memory.total_bytes, available_bytes=memory.available_bytes
-            ),
-            engines={name: _installed(name) for name in ENGINES},
+            cpu=found.cpu,
+            memory=found.memory,
+            gpus=found.gpus,
+            engines={engine.name: engine.version for engine in found.engines},
+            llama_cpp=report.engine(LLAMA).build,
+            notes=found.notes,
         )
 
     async def routes(self, request: NoParameters, call: Call) -> RouteList:
@@ -127,10 +114,3 @@ class System:
                 for method, path in op.routes
             ]
         )
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -15,8 +15,8 @@ from tabagent.engine.gate import place
 from tabagent.engine.offload import OVERHEAD
 from tabagent.engine.placement import LoadOptions, Placement
 from tabagent.errors import InvalidRequest, NotAvailableHere, OutOfMemory
-from tabagent.hardware.devices import Accelerators, Device
-from tabagent.hardware.probe import Memory
+from tabagent.hardware.devices import Accelerators, Device, Kind
+from tabagent.hardware.findings import Memory
 from tests.live import LiveServer, eventually, fake_model
 
 MB = 2**20
@@ -120,6 +120,17 @@ def test_a_build_that_can_use_cards_of_unknown_memory_tries_all_layers() -> None
     found = placed(Accelerators(frozenset({"vulkan"})))
     assert found.n_gpu_layers == LAYERS + 1
     assert "not known" in found.notes[0]
+
+
+def test_a_build_for_cards_of_which_there_are_none_uses_the_processor() -> None:
+    """As after moving an installation: the build can, and the machine has nothing for it."""
+    cuda: frozenset[Kind] = frozenset({"cuda"})
+    found = Accelerators(cuda, (), absent=cuda)
+    assert placed(found).device == "cpu"
+    with pytest.raises(NotAvailableHere, match="no cuda device is found; is its driver"):
+        placed(found, device="cuda:0")
+    both = Accelerators(frozenset({"cuda", "vulkan"}), (), absent=cuda)
+    assert placed(both).device == "vulkan:0"
 
 
 @pytest.mark.parametrize("wish", ["cuda", "cuda:0", "gpu", "rocm"])

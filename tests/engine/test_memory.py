@@ -24,7 +24,7 @@ from tabagent.engine.placement import LoadOptions
 from tabagent.engine.process import WorkerProcess
 from tabagent.engine.room import Room
 from tabagent.hardware.devices import Accelerators
-from tabagent.hardware.probe import Memory
+from tabagent.hardware.findings import Memory
 from tests.live import LiveServer, eventually, fake_model
 from tests.worker.sized_gguf import Measures, write_sized
 

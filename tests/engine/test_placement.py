@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from tabagent.engine.placement import (
     LoadOptions,
     Placement,
     cores,
-    cpu_quota,
 )
 from tabagent.errors import InvalidRequest
 
@@ -92,22 +90,3 @@ def test_what_cannot_go_together_is_refused_by_name(options: dict[str, Any], par
 def test_a_draft_model_is_a_wish_to_speculate() -> None:
     found = placed(model(), draft=model())
     assert (found.speculation, found.draft_tokens) == ("draft", 3)
-
-
-@pytest.mark.parametrize(
-    ("files", "quota"),
-    [
-        ({"cpu.max": "max 100000"}, math.inf),
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
-        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
-        ({}, math.inf),
-    ],
-)
-def test_a_containers_share_of_the_processors_counts(
-    tmp_path: Path, files: dict[str, str], quota: float
-) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert cpu_quota(tmp_path) == quota

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import psutil
+import pytest
 
-from tabagent.hardware.limits import memory
+from tabagent.hardware.limits import cpu_quota, memory, within
 
 GB = 2**30
 
@@ -75,3 +77,34 @@ def test_the_first_version_of_groups_is_read_as_well(tmp_path: Path) -> None:
 def test_a_group_that_is_full_has_nothing_left(tmp_path: Path) -> None:
     group(tmp_path / "box", memory_max=GB, memory_current=2 * GB)
     assert memory(tmp_path, own(tmp_path, "0::/box")).available_bytes == 0
+
+
+def test_the_limit_says_which_file_it_is_from(tmp_path: Path) -> None:
+    group(tmp_path / "box", memory_max=GB, memory_current=0)
+    found = within(8 * GB, 6 * GB, tmp_path, own(tmp_path, "0::/box"))
+    assert (found.total_bytes, found.machine_bytes) == (GB, 8 * GB)
+    assert (found.source, found.limited) == ("cgroup memory.max", True)
+    free = within(8 * GB, 6 * GB, tmp_path / "none", tmp_path / "nothing")
+    assert (free.available_bytes, free.source, free.limited) == (6 * GB, "psutil", False)
+
+
+@pytest.mark.parametrize(
+    ("files", "groups", "quota"),
+    [
+        ({"cpu.max": "max 100000"}, "0::/", math.inf),
+        ({"cpu.max": "150000 100000\n"}, "0::/", 1.5),
+        ({"box/cpu.max": "max 100000\n", "cpu.max": "200000 100000\n"}, "0::/box", 2.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
+         "2:cpu,cpuacct:/", math.inf),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+         "2:cpu,cpuacct:/docker/0123abc", 0.5),
+        ({}, "0::/", math.inf),
+    ],
+)  # fmt: skip
+def test_a_containers_share_of_the_processors_counts(
+    tmp_path: Path, files: dict[str, str], groups: str, quota: float
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpu_quota(tmp_path, own(tmp_path, groups)) == quota
