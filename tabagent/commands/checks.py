@@ -174,7 +174,7 @@ def hub(settings: Settings, status: dict[str, Any]) -> Check:
     who = (
         f"a token from the {status['source']}" if status["set"] else "no token: public models alone"
     )
-    return Check("ok", "hub", f"{settings.hub_endpoint}, {who}")
+    return Check("ok", "hub", f"{settings.hub}, {who}")
 
 
 def databases(settings: Settings) -> Iterator[Check]:

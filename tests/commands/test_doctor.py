@@ -27,7 +27,7 @@ GB = 10**9
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -128,7 +128,9 @@ def test_a_database_is_checked_where_there_is_one(tmp_path: Path) -> None:
 def test_the_hub_says_whose_token_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
     none, file = {"set": False, "source": None}, {"set": True, "source": "file"}
-    assert "public models alone" in checks.hub(settings, none).says
+    assert (
+        "https://huggingface.co, no token: public models alone" in checks.hub(settings, none).says
+    )
     assert "a token from the file" in checks.hub(settings, file).says
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert checks.hub(settings, file).verdict == "warn"
