@@ -79,7 +79,8 @@ class Catalog:
             if (file := (info.st_dev, info.st_ino)) not in seen:
                 seen.add(file)  # where it is found again, as by a link, its first name counts
                 id_ = _free(place.id, found)
-                found[id_] = replace(self._read(place, info), id=id_)
+                model = self._read(place, info)
+                found[id_] = model if model.id == id_ else replace(model, id=id_)
         self._known = {**found, **self._extra}
         return list(self._known.values())
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -28,12 +29,8 @@ class Place:
 
 def in_directory(root: Path, location: Location) -> Iterator[Place]:
     """Models below a directory: `owner/repo/...` gives a file its name, else the file itself."""
-    for path in _files(root):
-        *folders, _ = path.relative_to(root).parts
-        if len(folders) >= 2:
-            yield Place(_repository_id(folders[0], folders[1], folders[2:], path), path, location)
-        else:
-            yield Place(loose_id(path), path, location)
+    for path in _files(str(root)):
+        yield _placed(str(root), path, location)
 
 
 def in_added(paths: Iterable[Path]) -> Iterator[Place]:
@@ -62,13 +59,9 @@ def in_hub_cache(root: Path) -> Iterator[Place]:
         if snapshot is None:
             continue
         owner, name = (words[0], "--".join(words[1:])) if len(words) > 1 else ("", words[0])
-        for path in _files(snapshot):
-            inside = path.relative_to(snapshot).parts[:-1]
-            yield Place(
-                _repository_id(owner or OWNER_OF_LOOSE_FILES, name, inside, path),
-                path,
-                "hugging-face-cache",
-            )
+        for path in _files(str(snapshot)):
+            repository = owner or OWNER_OF_LOOSE_FILES, name
+            yield _placed(str(snapshot), path, "hugging-face-cache", repository)
 
 
 def hub_cache() -> Path:
@@ -85,9 +78,19 @@ def loose_id(path: Path) -> str:
     return f"{OWNER_OF_LOOSE_FILES}/{_word(path.stem)}"
 
 
-def _repository_id(owner: str, name: str, inside: Iterable[str], path: Path) -> str:
-    variant = variant_of("/".join((*inside, path.name)))
-    return f"{_word(owner)}/{_word(name)}:{_word(variant)}"
+@lru_cache(maxsize=2**14)  # names alone; most listings see the same ones
+def _placed(
+    root: str, path: str, location: Location, repository: tuple[str, str] | None = None
+) -> Place:
+    """A file below `root`, which is a repository's own folder or one of owners' folders."""
+    file = Path(path)
+    steps = file.relative_to(root).parts
+    if repository is None and len(steps) > 2:
+        repository, steps = (steps[0], steps[1]), steps[2:]
+    if repository is None:
+        return Place(loose_id(file), file, location)
+    owner, name = map(_word, repository)
+    return Place(f"{owner}/{name}:{_word(variant_of('/'.join(steps)))}", file, location)
 
 
 def _snapshot(repository: Path) -> Path | None:
@@ -102,7 +105,7 @@ def _snapshot(repository: Path) -> Path | None:
     return Path(newest.path) if newest else None
 
 
-def _files(root: Path, depth: int = 0) -> Iterator[Path]:
+def _files(root: str, depth: int = 0) -> Iterator[str]:
     """Model files below `root`, the shallow ones first; later parts and projectors are found
     through others.
     """
@@ -110,10 +113,10 @@ def _files(root: Path, depth: int = 0) -> Iterator[Path]:
     models = [entry for entry in seen if entry.name.lower().endswith(".gguf")]
     for entry in models:
         if part_of(entry.name)[0] == 1 and not is_projector(entry.name):
-            yield Path(entry.path)
+            yield entry.path
     for entry in seen:
         if depth < DEEPEST and entry not in models and _is_directory(entry):
-            yield from _files(Path(entry.path), depth + 1)
+            yield from _files(entry.path, depth + 1)
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
@@ -123,7 +126,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False  # a link into nothing, or in a circle
 
 
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
+def _listed(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
