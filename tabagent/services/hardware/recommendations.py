@@ -31,7 +31,7 @@ Judge = Callable[[Model | int], Verdict]
 class RecommendationsRequest(Request):
     """What the model is for."""
 
-    model_config = {"json_schema_extra": {"examples": [{"task": "chat"}]}}
+    model_config = {"json_schema_extra": {"examples": [{"task": "chat", "fits": "anywhere"}]}}
 
     task: Literal["chat", "completion", "embedding", "rerank"] | None = Field(
         None, description="All tasks when left out."
