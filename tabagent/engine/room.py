@@ -28,6 +28,7 @@ SPARE_SHARE: Final = 1 / 20  # of all memory that is left to others where no lim
 SPARE_BYTES: Final = 2**30  # and at most so much
 LOOK_S: Final = 0.25  # other programs give memory back without telling
 RETURN_S: Final = 1.0  # what the system gets to take an ended process's memory back
+SETTLED_S: Final = 0.2  # without more of it
 NOTICEABLE: Final = 64 * 2**20  # bytes: less is lost in what other programs do
 
 Act = Callable[[Loaded], Awaitable[None]]
@@ -230,12 +231,21 @@ class Room:
         return error
 
     async def returned(self, before: Memory, private_bytes: int) -> None:
-        """Wait until an ended process's memory is back, as measured; a second at most."""
+        """Wait until an ended process's memory is back, as measured; a second at most.
+
+        Some systems give a part of it back much later, such as a virtual machine's to its host:
+        when no more has come for a while, what there is counts.
+        """
         if private_bytes < NOTICEABLE:
             return
-        deadline = monotonic() + RETURN_S
-        while self._memory().available_bytes < before.available_bytes + private_bytes // 2:
-            if monotonic() > deadline:
-                log.warning("memory_not_back", bytes=private_bytes)
+        began = grown = monotonic()
+        most = before.available_bytes
+        while most < before.available_bytes + private_bytes // 2:
+            now, available = monotonic(), self._memory().available_bytes
+            if available > most:
+                most, grown = available, now
+            if now > min(grown + SETTLED_S, began + RETURN_S):
+                came = most - before.available_bytes
+                log.info("memory_not_back", bytes=private_bytes, came=came)
                 return
             await asyncio.sleep(0.02)

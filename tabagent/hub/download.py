@@ -14,7 +14,6 @@ import os
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from time import time
@@ -32,6 +31,7 @@ from tabagent.errors import (
     UpstreamInvalid,
     UpstreamUnreachable,
 )
+from tabagent.hub.patience import PATIENT, Patience
 from tabagent.hub.repository import RemoteFile
 
 CHUNK: Final = 1 << 20
@@ -41,18 +41,6 @@ LOOPBACK: Final = {"127.0.0.1", "localhost", "::1"}
 RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 Sleep = Callable[[float], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a hub is waited for. `first_wait_s` doubles with every failure in a row."""
-
-    stall_s: float = 30.0
-    retries: int = 6
-    first_wait_s: float = 1.0
-
-
-PATIENT: Final = Patience()
 
 
 class _Again(Exception):

@@ -18,7 +18,6 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any, Final, Literal
 
-import httpx
 import structlog
 
 from tabagent.errors import (
@@ -28,7 +27,7 @@ from tabagent.errors import (
     NotFound,
     TabAgentError,
 )
-from tabagent.hub.download import PATIENT, Download, Patience
+from tabagent.hub.patience import PATIENT, Patience
 from tabagent.hub.repository import RemoteFile, Repository, Variant
 
 log = structlog.get_logger(__name__)
@@ -209,6 +208,10 @@ class Jobs:
             job.tell()
 
     async def _pull(self, job: Job) -> None:
+        import httpx  # 70 ms that a start without a pull need not wait
+
+        from tabagent.hub.download import Download
+
         timeout = httpx.Timeout(self._patience.stall_s)
         async with httpx.AsyncClient(timeout=timeout, trust_env=True) as client:
             before = 0

@@ -20,7 +20,8 @@ from tabagent.errors import (
     UpstreamInvalid,
     UpstreamUnreachable,
 )
-from tabagent.hub.download import Download, Patience
+from tabagent.hub.download import Download
+from tabagent.hub.patience import Patience
 from tabagent.hub.repository import RemoteFile
 from tests.hub.fake_hub import COMMIT, Asked, FakeHub, Misbehave, Reply, bomb
 
