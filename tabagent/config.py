@@ -46,6 +46,13 @@ def _limit(value: Any) -> Any:
     raise ValueError("must be a number of bytes, or a share such as 60%")
 
 
+def _hub(value: Any) -> Any:
+    if not re.fullmatch(r"https?://[^@/\s]+(/\S*)?", str(value)):
+        raise ValueError("must be an http or https address, without a name or password in it")
+    return value
+
+
+HubAddress = Annotated[str, BeforeValidator(_hub)]
 MemoryLimit = Annotated[int | str, BeforeValidator(_limit)]
 CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_split)]
@@ -83,9 +90,8 @@ class Settings(BaseSettings):
         description="Hugging Face's cache, whose models are used where they are; as `HF_HUB_CACHE` "
         "and `HF_HOME` say when unset.",
     )
-    hub_endpoint: str | None = Field(
+    hub_endpoint: HubAddress | None = Field(
         None,
-        pattern=r"^https?://[^@/]+(/.*)?$",
         description="Where models are pulled from; `HF_ENDPOINT` when unset, else Hugging Face.",
     )
     model: str | None = Field(
@@ -237,7 +243,8 @@ def load(**flags: Any) -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
         where = source_of(name, given)
-        raise ConfigError(f"{name} (from {where}): {first['msg']}") from error
+        says = first["msg"].removeprefix("Value error, ")  # pydantic's, before words of our own
+        raise ConfigError(f"{name} (from {where}): {says}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{config_file().name} is not valid TOML: {error}") from error
     unknown = [

@@ -43,6 +43,12 @@ def test_lists_in_the_environment_are_separated_by_commas(monkeypatch: pytest.Mo
         ("TABAGENT_PORT", "many", "port (from TABAGENT_PORT)"),
         ("TABAGENT_AUTH", "never", "auth (from TABAGENT_AUTH)"),
         ("TABAGENT_TOKEN", "short", "token (from TABAGENT_TOKEN)"),
+        (
+            "TABAGENT_HUB_ENDPOINT",
+            "https://me:secret@hub.example",
+            "hub_endpoint (from TABAGENT_HUB_ENDPOINT): must be an http or https address",
+        ),
+        ("TABAGENT_HUB_ENDPOINT", "ftp://hub.example", "must be an http or https address"),
         ("TABAGENT_PROT", "9000", "TABAGENT_PROT is not a setting"),
     ],
 )

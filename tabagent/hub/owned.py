@@ -17,6 +17,8 @@ def delete(model: Model, models: Path) -> tuple[list[str], int]:
 
     Raises Conflict for files that nobody pulled: they are their owner's.
     """
+    if model.location == "built-in":
+        raise Conflict(f"{model.id} is a part of TabAgent and stays")
     folder = _repository(model.path, models)
     owned = owned_files(folder) if folder else {}
     if folder is None or model.path.relative_to(folder).as_posix() not in owned:

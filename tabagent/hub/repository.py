@@ -107,7 +107,7 @@ def _ask(repo_id: str, endpoint: str, token: str | None) -> Repository:
     except hub.HFValidationError as error:
         raise check_failed(repo_id) from error
     except Exception as error:
-        raise _unreachable(error) from error
+        raise _unreachable(endpoint, error) from error
     return _read(repo_id, found)
 
 
@@ -115,13 +115,13 @@ def check_failed(repo_id: str) -> InvalidRequest:
     return InvalidRequest(f"{repo_id!r} is not the name of a repository", param="model")
 
 
-def _unreachable(error: Exception) -> TabAgentError:
+def _unreachable(endpoint: str, error: Exception) -> TabAgentError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return AccessDenied("the hub refuses: the token is missing, wrong or holds too little")
     if status is not None:
         return UpstreamUnreachable(f"the hub answered with status {status}")
-    return UpstreamUnreachable(f"the hub cannot be reached: {type(error).__name__}")
+    return UpstreamUnreachable(f"the hub at {endpoint} cannot be reached: {type(error).__name__}")
 
 
 def _read(repo_id: str, info: Any) -> Repository:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def taken(tmp_path: Path, layout: dict[str, Any]) -> float:
         loaded = live.owner.post("/v1/models/load", json=wish).json()
         # The first prompt tells the worker its speed; those after it fill whole micro-batches,
         # unless the machine has other things to do: then steps are shorter, and leave memory alone.
-        for letter, length in zip("!,;:?.+-*", (200, *repeat(800)), strict=False):
+        for letter, length in zip("!,;:?.+-*", chain([200], repeat(800)), strict=False):
             prompt = letter * min(wish["n_ctx"] - 20, length)
             body = {"model": "local/made", "prompt": prompt, "max_tokens": 2}
             assert live.client.post("/v1/completions", json=body).status_code == 200

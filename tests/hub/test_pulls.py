@@ -264,8 +264,11 @@ def test_what_nobody_pulled_is_not_deleted(
 
 
 def test_the_builtin_model_is_not_deleted(server: LiveServer) -> None:
-    refused = server.owner.post("/v1/delete", json={"model": "tabagent/guide"})
-    assert refused.json()["code"] == "conflict"
+    refused = server.owner.post("/v1/delete", json={"model": "tabagent/guide"}).json()
+    assert (refused["code"], refused["detail"]) == (
+        "conflict",
+        "tabagent/guide is a part of TabAgent and stays",
+    )
 
 
 # ---- the token ----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Final
 
 _SIZE: Final = re.compile(rb"(\S+)\s+(model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB")
 MADV_DONTNEED: Final = 4
-WORTH_IT: Final = 16 * 2**20  # bytes
+WORTH_IT: Final = 4 * 2**20  # bytes
 
 _found: dict[str, dict[str, int]] = defaultdict(dict)
 
