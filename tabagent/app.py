@@ -17,24 +17,30 @@ from tabagent.catalog.models import Catalog, Model
 from tabagent.catalog.places import hub_cache
 from tabagent.config import Settings
 from tabagent.dispatcher import Dispatcher
+from tabagent.engine.loaded import Loaded, Moment
 from tabagent.engine.pooling import PoolingRequests
 from tabagent.engine.supervisor import Supervisor
+from tabagent.errors import TabAgentError
 from tabagent.hardware.devices import Look
 from tabagent.hardware.findings import Memory
 from tabagent.hardware.limits import memory
 from tabagent.hardware.look import devices_now
 from tabagent.hardware.machine import this_machine
 from tabagent.hardware.probe import probe
-from tabagent.hub.jobs import Jobs
+from tabagent.hub.jobs import Job, Jobs
 from tabagent.hub.token import HubToken
+from tabagent.journal import Journal
 from tabagent.openapi import document
 from tabagent.operation import Access, Call, NoParameters
 from tabagent.operations import Services, operations
+from tabagent.replies.changes import ModelChange
 from tabagent.replies.generation import Generator
 from tabagent.replies.hardware import HardwareInfo
+from tabagent.replies.pulls import Pull
 from tabagent.services.chat import Chat
 from tabagent.services.completions import Completions
 from tabagent.services.embeddings import Embeddings
+from tabagent.services.events import Events
 from tabagent.services.generation import Generations
 from tabagent.services.hardware import Hardware
 from tabagent.services.hardware.recipes import RecipeList
@@ -71,8 +77,9 @@ class Gateway:
         self.settings = settings
         self.port = settings.port  # replaced by the real one when a free port was asked for
         self.catalog = catalog_of(settings, files, extra)
-        self.supervisor = Supervisor(settings, memory=memory, look=look)
-        self.services = build_services(settings, self.catalog, self.supervisor)
+        self.journal = Journal()
+        self.supervisor = Supervisor(settings, memory=memory, look=look, tell=self._note_model)
+        self.services = build_services(settings, self.catalog, self.supervisor, self.journal)
         self.dispatcher = Dispatcher(operations(self.services))
         self.services.system.table = self.dispatcher.operations.values()
         table = self.dispatcher.operations.values()
@@ -83,9 +90,15 @@ class Gateway:
         self.hurry = False  # set by a second signal: stop without draining
         self.asgi: ASGIApp = Gate(application, settings, token, lambda: self.port)
 
+    def _note_model(self, entry: Loaded, moment: Moment, error: TabAgentError | None) -> None:
+        under_way = moment in ("loading", "restarting") and entry.progress > 0
+        change = ModelChange.of(entry, moment, error)
+        self.journal.note("model", entry.model.id, change, passing=under_way)
+
     async def stop(self) -> None:
         """Refuse what is new, let running answers end within `drain_s`, then end the workers."""
         self.dispatcher.draining = True
+        self.services.events.stop()
         deadline = monotonic() + self.settings.drain_s
         while self.dispatcher.active and monotonic() < deadline and not self.hurry:
             await asyncio.sleep(0.02)
@@ -109,7 +122,15 @@ def catalog_of(
     )
 
 
-def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor) -> Services:
+def _note_pull(journal: Journal, job: Job) -> None:
+    journal.note("pull", job.id, Pull.of(job), passing=job.state == "downloading")
+    if job.state == "done":
+        journal.note("model", job.model, ModelChange(model=job.model, state="added"))
+
+
+def build_services(
+    settings: Settings, catalog: Catalog, supervisor: Supervisor, journal: Journal
+) -> Services:
     """One of each service. Does no I/O, so the table can be had without an engine."""
     models = Models(catalog, supervisor, settings)
     supervisor.room.siblings = catalog.siblings
@@ -134,6 +155,7 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
                 settings.models_path,
                 settings.hub,
                 token.value,
+                tell=partial(_note_pull, journal),
             ),
             token,
             settings.hub,
@@ -141,9 +163,11 @@ def build_services(settings: Settings, catalog: Catalog, supervisor: Supervisor)
             find=models.resolve,
             fits=lambda size: supervisor.room.fits(size).fits != "no",
             loaded=lambda model_id: supervisor.get(model_id) is not None,
+            journal=journal,
         ),
         resources=Resources(models.resolve, catalog.siblings, supervisor, settings),
         hardware=Hardware(read, supervisor.room.judge),
+        events=Events(journal),
         text=TextTools(models.resolve, supervisor.using, models.context_length),
         system=System(supervisor, read),
     )
@@ -175,4 +199,4 @@ async def offline_recommendations(
 
 
 def _unstarted(settings: Settings) -> Services:
-    return build_services(settings, catalog_of(settings), Supervisor(settings))
+    return build_services(settings, catalog_of(settings), Supervisor(settings), Journal())

@@ -61,7 +61,8 @@ class Reply(BaseModel):
 class Event:
     """One event of a stream that writes itself, where a Reply for every token costs too much.
 
-    `documented_as` is what it looks like; `name` is its SSE event name, where the API has names.
+    `documented_as` is what it looks like; `name` is its SSE event name, where the API has names,
+    and `id` its SSE id, where a stream can be resumed.
     """
 
     __slots__ = ()
@@ -69,6 +70,10 @@ class Event:
 
     @property
     def name(self) -> str:
+        return ""
+
+    @property
+    def id(self) -> str:
         return ""
 
     def encode(self) -> bytes:

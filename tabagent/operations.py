@@ -9,6 +9,7 @@ from tabagent.operation import Access, Operation
 from tabagent.services.chat import Chat, fold_chat
 from tabagent.services.completions import Completions, fold_completion
 from tabagent.services.embeddings import Embeddings
+from tabagent.services.events import Events, fold_events
 from tabagent.services.generation import Generations
 from tabagent.services.hardware import Hardware
 from tabagent.services.models import Models
@@ -61,6 +62,7 @@ class Services:
     pulls: Pulls
     resources: Resources
     hardware: Hardware
+    events: Events
     text: TextTools
     system: System
 
@@ -109,5 +111,6 @@ def operations(s: Services) -> list[Operation]:
         # The server itself
         op("health", ("GET /health", "GET /v1/health"), s.system.health, access=public),
         op("system", "GET /v1/system/info", s.system.info),
+        op("events", "GET /v1/events", s.events.follow, collect=fold_events, done=False),
         op("routes", "GET /v1/routes", s.system.routes, access=public),
     ]  # fmt: skip

@@ -43,6 +43,8 @@ KEPT = {
     "get_recipes": "GET /v1/recipes",
     "health": "GET /health",
     "system": "GET /v1/system/info",
+    "events": "GET /v1/events",
+    "stats": "GET /v1/stats",
     "routes": "GET /v1/routes",
 }
 GOOD: dict[str, dict[str, Any]] = {
@@ -62,6 +64,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "estimate_memory": {"model": FAKE},
     "compatibility": {"models": [FAKE]},
     "check_model_feasibility": {"model": FAKE},
+    "events": {"stream": "false"},
 }
 
 
@@ -157,7 +160,7 @@ def test_routes_lists_the_whole_table(counter: LiveServer) -> None:
     assert {(r["route"], r["method"], r["path"]) for r in rows} == {
         (op.name, method, path) for op in table(counter) for method, path in op.routes
     }
-    streaming = {"chat", "generate", "responses", "pull_model"}
+    streaming = {"chat", "generate", "responses", "pull_model", "events"}
     assert {r["route"] for r in rows if r["streams"]} == streaming
 
 

@@ -14,6 +14,8 @@ from tabagent.engine.process import WorkerProcess
 from tabagent.engine.residency import Resident
 
 State = Literal["loading", "ready", "restarting", "crashed"]
+Moment = Literal[State, "asleep", "unloaded", "failed"]
+"""What can become of it: a `failed` load leaves nothing behind."""
 
 
 @dataclass(eq=False)

@@ -20,7 +20,7 @@ import structlog
 from tabagent import errors, wire
 from tabagent.catalog.models import Model
 from tabagent.config import Settings
-from tabagent.engine.loaded import Loaded, State
+from tabagent.engine.loaded import Loaded, Moment, State
 from tabagent.engine.placement import LoadOptions, Placement, lay_out
 from tabagent.engine.process import WorkerProcess
 from tabagent.engine.room import Room
@@ -40,13 +40,15 @@ SHORTEST_CONTEXT: Final = 512
 BAD_FILE_SIGNALS: Final = {"SIGABRT", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL"}
 
 Spawn = Callable[..., Awaitable[WorkerProcess]]
+Tell = Callable[[Loaded, Moment, errors.TabAgentError | None], None]
 __all__ = ["Loaded", "State", "Supervisor"]
 
 
 class Supervisor:
     """Owns every worker. `spawn` is what starts one.
 
-    `memory` says what is free now, `look` which devices there are.
+    `memory` says what is free now, `look` which devices there are, `tell` hears what becomes of
+    every model.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class Supervisor:
         spawn: Spawn = WorkerProcess.start,
         memory: Callable[[], Memory] = memory,
         look: Look = devices_now,
+        tell: Tell | None = None,
     ) -> None:
         self._settings, self._spawn, self.memory = settings, spawn, memory
+        self._listener = tell
         self._loaded: dict[str, Loaded] = {}
         self.room = Room(settings, memory, look, self.loaded, self._let_go, self._doze)
         self._states = States(settings.data_dir / "states", settings.keep_state_bytes)
@@ -153,6 +157,12 @@ class Supervisor:
         await asyncio.gather(*(self._let_go(entry) for entry in self.loaded()))
         await asyncio.gather(*self._tasks)
 
+    def _tell(
+        self, entry: Loaded, moment: Moment, error: errors.TabAgentError | None = None
+    ) -> None:
+        if self._listener:
+            self._listener(entry, moment, error)
+
     # ---- who rests ------------------------------------------------------------------------------
     def _rest(self, entry: Loaded) -> None:
         def soon(act: Coroutine[None, None, None]) -> None:
@@ -192,6 +202,7 @@ class Supervisor:
                 if entry.reserved_bytes:
                     entry.reserved_bytes = min(entry.reserved_bytes, entry.asleep_bytes)
                 log.info("model_asleep", model=entry.model.id)
+                self._tell(entry, "asleep")
         self.room.changed.set()
 
     async def _rouse(self, entry: Loaded) -> None:
@@ -200,10 +211,12 @@ class Supervisor:
             if entry.asleep:
                 await self.room.wake(entry)
                 entry.asleep = False
+                self._tell(entry, "ready")
 
     async def _let_go(self, entry: Loaded) -> None:
         """Forget a model at once; returns when its process is gone and its memory back."""
-        if self._loaded.get(entry.model.id) is entry:
+        known = self._loaded.get(entry.model.id) is entry
+        if known:
             del self._loaded[entry.model.id]
         entry.wake()
         self.room.leaving.add(entry)
@@ -216,6 +229,8 @@ class Supervisor:
         finally:
             self.room.leaving.discard(entry)
             self.room.changed.set()
+            if known:
+                self._tell(entry, "unloaded")
 
     # ---- how a worker comes and goes ------------------------------------------------------------
     def _begin(self, model: Model, options: LoadOptions) -> Loaded:
@@ -235,6 +250,7 @@ class Supervisor:
             self._settings.keep_alive_s,
         )
         self._spin_up(entry)
+        self._tell(entry, "loading")
         return entry
 
     def _spin_up(self, entry: Loaded) -> None:
@@ -259,19 +275,22 @@ class Supervisor:
             async with asyncio.timeout(None) as limit:
                 process = await self._start(entry, limit)
         except BaseException as error:
-            if self._loaded.get(model.id) is entry:
+            known = self._loaded.get(model.id) is entry
+            if known:
                 del self._loaded[model.id]
             if entry.process:
                 entry.process.kill("its model could not be loaded")
             self.room.changed.set()
-            if isinstance(error, TimeoutError):
-                raise errors.ModelLoading(f"{model.id} took too long to load") from error
-            if isinstance(error, errors.WorkerCrashed):
-                raise self._crashed_loading(model, error) from error
-            raise
+            failure = self._load_error(model, error)
+            if known:
+                self._tell(entry, "failed", failure)
+            if failure is None or failure is error:
+                raise
+            raise failure from error
         entry.state, entry.progress = "ready", 1.0
         entry.loaded_at, entry.load_s = time(), monotonic() - started
         log.info("model_loaded", model=model.id, seconds=round(entry.load_s, 2), pid=process.pid)
+        self._tell(entry, "ready")
         return process
 
     async def _start(self, entry: Loaded, limit: asyncio.Timeout) -> WorkerProcess:
@@ -297,6 +316,7 @@ class Supervisor:
     async def _spawn_and_load(self, entry: Loaded, placement: Placement) -> WorkerProcess:
         def progress(fraction: float) -> None:
             entry.progress = fraction
+            self._tell(entry, "restarting" if entry.state == "restarting" else "loading")
 
         process = entry.process = await self._spawn(
             entry.model.backend,
@@ -336,6 +356,14 @@ class Supervisor:
             tensor_split=list(placement.tensor_split),
         )
 
+    def _load_error(self, model: Model, error: BaseException) -> errors.TabAgentError | None:
+        """What those who wait for the load are told; None when it was called off or is a defect."""
+        if isinstance(error, TimeoutError):
+            return errors.ModelLoading(f"{model.id} took too long to load")
+        if isinstance(error, errors.WorkerCrashed):
+            return self._crashed_loading(model, error)
+        return error if isinstance(error, errors.TabAgentError) else None
+
     def _crashed_loading(self, model: Model, error: errors.WorkerCrashed) -> errors.TabAgentError:
         """A file that makes the engine abort is a bad file; anything else is a crash."""
         if error.members.get("signal") not in BAD_FILE_SIGNALS:
@@ -364,8 +392,10 @@ class Supervisor:
         )
         if self._crash_loop(model_id):
             entry.state = "crashed"
+            self._tell(entry, "crashed")
             return
         entry.state, entry.process = "restarting", None
+        self._tell(entry, "restarting")
         entry.restarts += 1
         self._spin_up(entry)
 

@@ -77,12 +77,12 @@ class Job:
         seconds = monotonic() - self.began if self.began else 0.0
         return max(0, self.have - self.had) / seconds if seconds > 0.1 else 0.0
 
-    def tell(self) -> None:
-        self.changed.set()
-
 
 class Jobs:
-    """Every pull of this server. `folder` keeps their records, `models` gets the files."""
+    """Every pull of this server. `folder` keeps their records, `models` gets the files.
+
+    `tell` hears of every change, also of every few bytes that come.
+    """
 
     def __init__(
         self,
@@ -93,11 +93,11 @@ class Jobs:
         *,
         patience: Patience = PATIENT,
         free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
-        done: Callable[[], None] = lambda: None,
+        tell: Callable[[Job], None] | None = None,
     ) -> None:
         self._folder, self.models = folder, models
         self._endpoint, self._token = endpoint, token
-        self._patience, self._free, self._done = patience, free, done
+        self._patience, self._free, self._tell = patience, free, tell
         self._jobs: dict[str, Job] = {}
         self._read = False  # whether the records of an earlier server are
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -185,13 +185,19 @@ class Jobs:
     # ---- one job --------------------------------------------------------------------------------
     def _begin(self, job: Job) -> None:
         job.state, job.error = "queued", None
+        self._note(job)
         job.task = asyncio.get_running_loop().create_task(self._run(job))
+
+    def _note(self, job: Job) -> None:
+        job.changed.set()
+        if self._tell:
+            self._tell(job)
 
     async def _run(self, job: Job) -> None:
         try:
             async with self._turns:
                 job.state, job.had, job.began = "downloading", job.have, monotonic()
-                job.tell()
+                self._note(job)
                 await self._pull(job)
             job.state = "done"
             await asyncio.to_thread(self._finish, job)
@@ -205,7 +211,7 @@ class Jobs:
             log.error("pull_failed", model=job.model, exc_info=error)
         finally:
             job.began = 0.0
-            job.tell()
+            self._note(job)
 
     async def _pull(self, job: Job) -> None:
         import httpx  # 70 ms that a start without a pull need not wait
@@ -219,7 +225,7 @@ class Jobs:
 
                 def note(bytes_: int, before: int = before) -> None:
                     job.have = before + bytes_
-                    job.tell()
+                    self._note(job)
 
                 job.file = file.path
                 target = self._target(job, file)
@@ -272,7 +278,6 @@ class Jobs:
         owned |= {file.path: file.digest or "" for file in job.files}
         write_durably(manifest, json.dumps({"commit": job.commit, "files": owned}))
         (self._folder / f"{job.id}.json").unlink(missing_ok=True)
-        self._done()
 
 
 def owned_files(folder: Path) -> dict[str, str]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import Field, SecretStr
 
 from tabagent.catalog.models import Model
-from tabagent.errors import ModelBusy, NotAvailableHere, problem
-from tabagent.hub.jobs import Job, Jobs, State
+from tabagent.errors import ModelBusy, NotAvailableHere
+from tabagent.hub.jobs import Jobs
 from tabagent.hub.owned import delete
 from tabagent.hub.repository import check_name, choose, repository
 from tabagent.hub.token import HubToken, Source
+from tabagent.journal import Journal
 from tabagent.operation import Call, NoParameters, Reply, Request
 from tabagent.parameters import Flag
+from tabagent.replies.changes import ModelChange, SettingChange
+from tabagent.replies.pulls import Pull
 
 Find = Callable[[str], Awaitable[Model]]
 
@@ -41,21 +43,6 @@ class PullId(Request):
     model_config = {"json_schema_extra": {"examples": [{"id": "9f2c41d07b3e"}]}}
 
     id: str = Field(max_length=40)
-
-
-class Pull(Reply):
-    """A pull as it stands."""
-
-    id: str
-    model: str
-    state: State
-    file: str = Field(description="The file that is coming.")
-    completed_bytes: int
-    total_bytes: int
-    bytes_per_second: int
-    eta_s: float | None
-    created_at: datetime
-    problem: dict[str, object] | None = Field(description="Why it failed, if it did.")
 
 
 class PullList(Reply):
@@ -135,9 +122,11 @@ class Pulls:
         find: Find,
         fits: Callable[[int], bool],
         loaded: Callable[[str], bool],
+        journal: Journal,
     ) -> None:
         self._jobs, self._token, self._endpoint = jobs, token, endpoint
         self._offline, self._find, self._fits, self._loaded = offline, find, fits, loaded
+        self._journal = journal
 
     async def pull(self, request: PullRequest, call: Call) -> AsyncGenerator[Pull, None]:
         """Get a model from the hub.
@@ -154,20 +143,20 @@ class Pulls:
             async for state in states:
                 if state.error is not None:
                     raise state.error
-                yield _pull(state)
+                yield Pull.of(state)
 
     async def list(self, request: NoParameters, call: Call) -> PullList:
         """List the pulls of this server, also those that an earlier one did not finish."""
-        return PullList(data=[_pull(job) for job in self._jobs.all()])
+        return PullList(data=[Pull.of(job) for job in self._jobs.all()])
 
     async def cancel(self, request: PullId, call: Call) -> Pull:
         """Stop a pull. What has come is kept, and `resume` goes on from there."""
-        return _pull(await self._jobs.cancel(request.id))
+        return Pull.of(await self._jobs.cancel(request.id))
 
     async def resume(self, request: PullId, call: Call) -> Pull:
         """Go on with a pull that was cancelled, failed or cut off."""
         self._online()
-        return _pull(await self._jobs.resume(request.id))
+        return Pull.of(await self._jobs.resume(request.id))
 
     async def quants(self, request: RepoName, call: Call) -> QuantList:
         """List a repository's variants with their sizes, before any of it is pulled."""
@@ -196,11 +185,13 @@ class Pulls:
         if self._loaded(model.id):
             raise ModelBusy(f"{model.id} is loaded: unload it first")
         files, freed = await asyncio.to_thread(delete, model, self._jobs.models)
+        self._journal.note("model", model.id, ModelChange(model=model.id, state="deleted"))
         return Deleted(model=model.id, files=files, freed_bytes=freed)
 
     async def set_token(self, request: TokenRequest, call: Call) -> TokenStatus:
         """Keep a token for private and gated repositories; in the keyring where one works."""
         source = await asyncio.to_thread(self._token.set, request.token.get_secret_value())
+        self._tell_token(True)
         return TokenStatus(set=True, source=source)
 
     async def token_status(self, request: NoParameters, call: Call) -> TokenStatus:
@@ -211,11 +202,16 @@ class Pulls:
     async def clear_token(self, request: NoParameters, call: Call) -> TokenStatus:
         """Forget the token."""
         await asyncio.to_thread(self._token.clear)
+        self._tell_token(False)
         return await self.token_status(request, call)
 
     async def stop(self) -> None:
         """Stop what runs; the next server can resume it."""
         await self._jobs.stop()
+
+    def _tell_token(self, there: bool) -> None:
+        change = SettingChange(name="hf_token", value={"set": there})
+        self._journal.note("setting", change.name, change)
 
     def _online(self) -> None:
         if self._offline:
@@ -231,19 +227,3 @@ async def fold_pull(events: AsyncIterator[Pull]) -> Pull:
         last = event
     assert last is not None, "a pull tells of itself at least once"
     return last
-
-
-def _pull(job: Job) -> Pull:
-    rate = job.rate
-    return Pull(
-        id=job.id,
-        model=job.model,
-        state=job.state,
-        file=job.file,
-        completed_bytes=job.have,
-        total_bytes=job.total,
-        bytes_per_second=int(rate),
-        eta_s=round((job.total - job.have) / rate, 1) if rate and job.running else None,
-        created_at=datetime.fromtimestamp(job.created, UTC),
-        problem=problem(job.error, "") if job.error else None,
-    )

@@ -20,10 +20,13 @@ from tabagent.operation import Event, Reply
 
 
 def frame(event: Reply | Event) -> bytes:
-    """One event as bytes; its name stands in a line of its own, where it has one."""
+    """One event as bytes; its name and id stand in lines of their own, where it has them."""
     data = b"data: " + event.encode() + b"\n\n"
-    name = event.name if isinstance(event, Event) else ""
-    return b"event: " + name.encode() + b"\n" + data if name else data
+    if not isinstance(event, Event):
+        return data
+    name = b"event: " + event.name.encode() + b"\n" if event.name else b""
+    id_ = b"id: " + event.id.encode() + b"\n" if event.id else b""
+    return name + id_ + data
 
 
 class EventStream:

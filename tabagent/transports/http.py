@@ -49,6 +49,8 @@ class PathEndpoint:
         call = Call(request_id, caller.access, caller.name, "http")
         try:
             payload = await self._payload(scope, receive)
+            if "last_event_id" in operation.request.model_fields:
+                _resume(payload, scope)
             async with until_hang_up(receive):
                 reply = await self._dispatcher.call(operation.name, payload, call)
                 if isinstance(reply, Reply):
@@ -87,6 +89,13 @@ class PathEndpoint:
                     )
                 payload[name] = value
         return payload
+
+
+def _resume(payload: dict[str, Any], scope: Scope) -> None:
+    """What a browser's EventSource says when it connects again."""
+    seen = next((value for name, value in scope["headers"] if name == b"last-event-id"), b"")
+    if seen:
+        payload["last_event_id"] = seen.decode("latin-1")
 
 
 def _has_body(scope: Scope) -> bool:
