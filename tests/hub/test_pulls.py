@@ -87,6 +87,23 @@ def test_progress_is_told_while_it_comes(server: LiveServer, hub: FakeHub) -> No
     assert any(event["bytes_per_second"] and event["eta_s"] for event in told)
 
 
+def test_the_servers_events_tell_of_a_pull_from_its_beginning_to_its_deletion(
+    server: LiveServer, hub: FakeHub
+) -> None:
+    hub.misbehave = slowly
+    pull(server)
+    server.owner.post("/v1/delete", json={"model": MODEL})
+    rows = server.client.get("/v1/events", params={"from": 1, "stream": "false"}).json()["data"]
+    told = [(row["type"], row["data"]["state"]) for row in rows]
+    assert told == [
+        ("pull", "queued"),
+        ("pull", "done"),  # what was told of its progress is not kept
+        ("model", "added"),
+        ("model", "deleted"),
+    ]
+    assert {row["data"]["model"] for row in rows} == {MODEL}
+
+
 def test_a_pull_goes_on_when_its_caller_leaves_and_can_be_followed_again(
     server: LiveServer, hub: FakeHub, tmp_path: Path
 ) -> None:
