@@ -46,18 +46,22 @@ from tabagent.services.hardware import Hardware
 from tabagent.services.hardware.recipes import RecipeList
 from tabagent.services.hardware.recommendations import RecommendationsRequest, RecommendedModels
 from tabagent.services.models import ModelInfo, Models
+from tabagent.services.preferences import Preferences
 from tabagent.services.pulls import Pulls
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, ResponseStore
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
+from tabagent.stores.database import Database
+from tabagent.stores.settings import SavedSettings
 from tabagent.transports import http
 from tabagent.transports.gate import Gate
 from tabagent.transports.pages import page_routes
 
 log = structlog.get_logger(__name__)
 
+DATABASE: Final = "tabagent.db"
 GUIDE: Final = Path(__file__).parent / "builtin" / "guide.gguf"
 
 
@@ -79,7 +83,11 @@ class Gateway:
         self.catalog = catalog_of(settings, files, extra)
         self.journal = Journal()
         self.supervisor = Supervisor(settings, memory=memory, look=look, tell=self._note_model)
-        self.services = build_services(settings, self.catalog, self.supervisor, self.journal)
+        self.database = Database(settings.data_dir / DATABASE)
+        self.saved = SavedSettings(self.database)
+        self.services = build_services(
+            settings, self.catalog, self.supervisor, self.journal, self.saved
+        )
         self.dispatcher = Dispatcher(operations(self.services))
         self.services.system.table = self.dispatcher.operations.values()
         table = self.dispatcher.operations.values()
@@ -95,6 +103,11 @@ class Gateway:
         change = ModelChange.of(entry, moment, error)
         self.journal.note("model", entry.model.id, change, passing=under_way)
 
+    def start(self) -> None:
+        """Read what was saved, before the first request. Blocks. Raises DatabaseUnusable."""
+        self.database.check()
+        self.saved.read()
+
     async def stop(self) -> None:
         """Refuse what is new, let running answers end within `drain_s`, then end the workers."""
         self.dispatcher.draining = True
@@ -106,6 +119,7 @@ class Gateway:
             log.warning("cut_off", answers=self.dispatcher.active)
         await self.services.pulls.stop()
         await self.supervisor.stop()
+        await self.database.close()
 
 
 def catalog_of(
@@ -129,13 +143,21 @@ def _note_pull(journal: Journal, job: Job) -> None:
 
 
 def build_services(
-    settings: Settings, catalog: Catalog, supervisor: Supervisor, journal: Journal
+    settings: Settings,
+    catalog: Catalog,
+    supervisor: Supervisor,
+    journal: Journal,
+    saved: SavedSettings,
 ) -> Services:
     """One of each service. Does no I/O, so the table can be had without an engine."""
-    models = Models(catalog, supervisor, settings)
+    models = Models(catalog, supervisor, lambda: preferences.selected())
+    preferences = Preferences(
+        saved, settings, journal, find=models.find, differs=supervisor.differs
+    )
+    supervisor.prefer = preferences.load_wish
     supervisor.room.siblings = catalog.siblings
     read = partial(probe, this_machine())
-    generation = Generations(supervisor, settings)
+    generation = Generations(supervisor, settings, preferences.fill)
     token = HubToken(settings.data_dir / "hf_token")
     pooling = PoolingRequests(supervisor, settings)
     generator = Generator(models.resolve, generation.run, models.adapter, settings.raw_grammar)
@@ -163,11 +185,13 @@ def build_services(
             find=models.resolve,
             fits=lambda size: supervisor.room.fits(size).fits != "no",
             loaded=lambda model_id: supervisor.get(model_id) is not None,
+            forget=preferences.forget,
             journal=journal,
         ),
         resources=Resources(models.resolve, catalog.siblings, supervisor, settings),
         hardware=Hardware(read, supervisor.room.judge),
         events=Events(journal),
+        preferences=preferences,
         text=TextTools(models.resolve, supervisor.using, models.context_length),
         system=System(supervisor, read),
     )
@@ -181,7 +205,9 @@ def api_description() -> dict[str, object]:
 async def offline_models(settings: Settings) -> list[ModelInfo]:
     """What a server with these settings would list."""
     call = Call("", Access.USER, "local", "none")
-    return (await _unstarted(settings).models.list(NoParameters(), call)).data
+    saved = SavedSettings(Database(settings.data_dir / DATABASE))
+    saved.read()
+    return (await _unstarted(settings, saved).models.list(NoParameters(), call)).data
 
 
 async def offline_hardware(settings: Settings) -> tuple[HardwareInfo, RecipeList]:
@@ -198,5 +224,11 @@ async def offline_recommendations(
     return await _unstarted(settings).hardware.recommend(request, call)
 
 
-def _unstarted(settings: Settings) -> Services:
-    return build_services(settings, catalog_of(settings), Supervisor(settings), Journal())
+def _unstarted(settings: Settings, saved: SavedSettings | None = None) -> Services:
+    return build_services(
+        settings,
+        catalog_of(settings),
+        Supervisor(settings),
+        Journal(),
+        saved or SavedSettings(Database(settings.data_dir / DATABASE)),
+    )

@@ -13,6 +13,7 @@ from tabagent.services.events import Events, fold_events
 from tabagent.services.generation import Generations
 from tabagent.services.hardware import Hardware
 from tabagent.services.models import Models
+from tabagent.services.preferences import Preferences
 from tabagent.services.pulls import Pulls, fold_pull
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
@@ -41,6 +42,7 @@ HUB = (
     e.UpstreamInvalid,
     e.NotAvailableHere,
 )
+SAVING = (e.DatabaseBusy, e.InsufficientStorage)
 PULLING = (e.ChecksumMismatch, e.InsufficientStorage)
 SIZING = (
     e.ModelNotFound, e.ModelCorrupt, e.UnsupportedModel, e.NotAvailableHere, e.OutOfMemory,
@@ -59,6 +61,7 @@ class Services:
     rerank: Rerank
     generation: Generations
     models: Models
+    preferences: Preferences
     pulls: Pulls
     resources: Resources
     hardware: Hardware
@@ -89,6 +92,11 @@ def operations(s: Services) -> list[Operation]:
         op("load_model", ("POST /v1/models/load", "POST /v1/load"), s.models.load, access=admin, errors=(*LOADING, e.Conflict)),
         op("unload_model", ("POST /v1/models/unload", "POST /v1/unload"), s.models.unload, access=admin, errors=(e.ModelNotFound, e.ModelNotLoaded, e.ModelBusy)),
         op("get_embedding_models", "GET /v1/embedding-models", s.embeddings.models),
+        op("select_model", "POST /v1/models/select", s.preferences.select, access=admin, errors=(*LOADING, *SAVING, e.WrongModelTask, e.Conflict)),
+        op("get_params", "GET /v1/params", s.preferences.get_params),
+        op("set_params", "PUT /v1/params", s.preferences.set_params, access=admin, errors=SAVING),
+        op("get_inference_settings", "GET /v1/models/{repo_id}/{variant}/settings", s.preferences.get_settings, errors=(e.ModelNotFound,)),
+        op("save_inference_settings", "PUT /v1/models/{repo_id}/{variant}/settings", s.preferences.save_settings, access=admin, errors=(*SAVING, e.ModelNotFound)),
         op("get_model_quants", "GET /v1/models/{repo_id}/quants", s.pulls.quants, errors=HUB),
         op("model_info", "GET /v1/models/{model_id}", s.models.info, errors=(e.ModelNotFound,)),
         op("pull_model", "POST /v1/pull", s.pulls.pull, access=admin, errors=(*HUB, *PULLING), collect=fold_pull, done=False),

@@ -83,6 +83,7 @@ class LiveServer:
         self.server = Server(self.gateway, self._ready.set)
 
     def __enter__(self) -> Self:
+        self.gateway.start()
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.gateway.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.gateway.port}"

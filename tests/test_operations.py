@@ -34,6 +34,11 @@ KEPT = {
     "set_hf_token": "POST /v1/hf/token",
     "get_hf_token_status": "GET /v1/hf/token/status",
     "clear_hf_token": "DELETE /v1/hf/token",
+    "select_model": "POST /v1/models/select",
+    "get_params": "GET /v1/params",
+    "set_params": "PUT /v1/params",
+    "get_inference_settings": "GET /v1/models/{repo_id}/{variant}/settings",
+    "save_inference_settings": "PUT /v1/models/{repo_id}/{variant}/settings",
     "get_resources": "GET /v1/resources",
     "estimate_memory": "POST /v1/resources/estimate",
     "compatibility": "POST /v1/resources/compatibility",
@@ -44,7 +49,6 @@ KEPT = {
     "health": "GET /health",
     "system": "GET /v1/system/info",
     "events": "GET /v1/events",
-    "stats": "GET /v1/stats",
     "routes": "GET /v1/routes",
 }
 GOOD: dict[str, dict[str, Any]] = {
@@ -65,6 +69,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "compatibility": {"models": [FAKE]},
     "check_model_feasibility": {"model": FAKE},
     "events": {"stream": "false"},
+    "select_model": {"model": FAKE},
+    "set_params": {"params": {}},
+    "get_inference_settings": {"repo_id": FAKE, "variant": "default"},
+    "save_inference_settings": {"repo_id": FAKE, "variant": "default"},
 }
 
 

@@ -29,6 +29,7 @@ from tabagent.commands.failure import (
 from tabagent.config import Settings
 from tabagent.errors import TabAgentError
 from tabagent.runtime import DataDirectory, DirectoryInUse, Running, UnsafeFile
+from tabagent.stores.database import DatabaseUnusable
 
 
 def run(flags: dict[str, Any], models: list[str], *, owned: bool = False) -> None:
@@ -47,6 +48,7 @@ def run(flags: dict[str, Any], models: list[str], *, owned: bool = False) -> Non
     with _taken(directory), bound(settings) as listener:
         token = settings.token or _token(directory)
         gateway = Gateway(settings, token, files=files)
+        _start(gateway)
         gateway.port = listener.getsockname()[1]
         url = f"http://{_shown_host(settings.host)}:{gateway.port}"
 
@@ -112,6 +114,13 @@ def _taken(directory: DataDirectory) -> Iterator[None]:
         yield
     finally:
         directory.release()
+
+
+def _start(gateway: Gateway) -> None:
+    try:
+        gateway.start()
+    except DatabaseUnusable as error:
+        raise CommandFailed(str(error), error.fix) from error
 
 
 def _token(directory: DataDirectory) -> str:

@@ -27,6 +27,7 @@ class Loaded:
     placement: Placement
     keep_alive_s: float  # how long it stays when nobody uses it; below 0 for ever
     pinned: bool = False  # never evicted
+    saved: list[str] = field(default_factory=list)  # options that were saved, not asked for
     worker: asyncio.Task[WorkerProcess] = field(init=False)
     state: State = "loading"
     progress: float = 0.0

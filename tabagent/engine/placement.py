@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Final
 
@@ -51,6 +51,19 @@ class LoadOptions:
     def given(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+    def over(self, other: LoadOptions) -> LoadOptions:
+        """These, and the other's where these say nothing."""
+        return replace(other, **self.given())
+
+
+@dataclass(frozen=True, slots=True)
+class LoadWish:
+    """What was saved for a model: how it is loaded, and how long it stays."""
+
+    options: LoadOptions = LoadOptions()  # frozen
+    keep_alive_s: float | None = None
+    pin: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

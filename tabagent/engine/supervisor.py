@@ -21,7 +21,7 @@ from tabagent import errors, wire
 from tabagent.catalog.models import Model
 from tabagent.config import Settings
 from tabagent.engine.loaded import Loaded, Moment, State
-from tabagent.engine.placement import LoadOptions, Placement, lay_out
+from tabagent.engine.placement import LoadOptions, LoadWish, Placement, lay_out
 from tabagent.engine.process import WorkerProcess
 from tabagent.engine.room import Room
 from tabagent.engine.states import States
@@ -40,6 +40,7 @@ SHORTEST_CONTEXT: Final = 512
 BAD_FILE_SIGNALS: Final = {"SIGABRT", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL"}
 
 Spawn = Callable[..., Awaitable[WorkerProcess]]
+Prefer = Callable[[Model], Awaitable[LoadWish]]
 Tell = Callable[[Loaded, Moment, errors.TabAgentError | None], None]
 __all__ = ["Loaded", "State", "Supervisor"]
 
@@ -48,7 +49,7 @@ class Supervisor:
     """Owns every worker. `spawn` is what starts one.
 
     `memory` says what is free now, `look` which devices there are, `tell` hears what becomes of
-    every model.
+    every model. `prefer` says how a model is loaded where nobody says otherwise.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Supervisor:
     ) -> None:
         self._settings, self._spawn, self.memory = settings, spawn, memory
         self._listener = tell
+        self.prefer: Prefer = _as_it_comes
         self._loaded: dict[str, Loaded] = {}
         self.room = Room(settings, memory, look, self.loaded, self._let_go, self._doze)
         self._states = States(settings.data_dir / "states", settings.keep_state_bytes)
@@ -89,7 +91,10 @@ class Supervisor:
                     f"{model.id} is not loaded", load_hint=f"tabagent load {model.id}"
                 )
             self._check_crash_loop(model.id)
-            entry = self._begin(model, LoadOptions())
+            wish = await self.prefer(model)
+            entry = self._loaded.get(model.id)  # somebody else may have begun it meanwhile
+            if entry is None or entry.state == "crashed":
+                entry = self._begin(model, LoadOptions(), wish)
         if keep_alive_s is not None:
             entry.keep_alive_s = keep_alive_s
         with self._used(entry):
@@ -121,6 +126,7 @@ class Supervisor:
     ) -> Loaded:
         """Load by hand: forgives past crashes. Raises Conflict when it is loaded otherwise."""
         lay_out(model, options, self._settings, self.room.accelerators())  # refuses nonsense
+        wish = await self.prefer(model)
         entry = self._loaded.get(model.id)
         if entry and force_reload:
             await self.unload(model.id, force=True)
@@ -131,7 +137,7 @@ class Supervisor:
             )
         self._crashes.pop(model.id, None)
         if entry is None or entry.state == "crashed":
-            entry = self._begin(model, options)
+            entry = self._begin(model, options, wish)
         if keep_alive_s is not None:
             entry.keep_alive_s = keep_alive_s
         if pin is not None:
@@ -139,6 +145,11 @@ class Supervisor:
         with self._used(entry):
             await self._await_worker(entry)
         return entry
+
+    def differs(self, model_id: str, wish: LoadWish) -> bool:
+        """Whether a model is loaded otherwise than it would be loaded by this wish."""
+        entry = self._loaded.get(model_id)
+        return entry is not None and bool(_different(wish.options, entry))
 
     async def unload(self, model_id: str, *, force: bool) -> None:
         """Let a model go. Raises ModelNotLoaded, or ModelBusy when it is answering and not forced."""
@@ -233,7 +244,7 @@ class Supervisor:
                 self._tell(entry, "unloaded")
 
     # ---- how a worker comes and goes ------------------------------------------------------------
-    def _begin(self, model: Model, options: LoadOptions) -> Loaded:
+    def _begin(self, model: Model, asked: LoadOptions, wish: LoadWish) -> Loaded:
         if self._stopping:
             raise errors.ShuttingDown
         if model.task == "adapter":
@@ -243,11 +254,21 @@ class Supervisor:
             )
         if model.problem is not None:
             raise model.problem.with_traceback(None)  # kept in the catalogue, raised often
+        options = asked.over(wish.options)
+        saved = sorted(wish.options.given().keys() - asked.given().keys())
+        try:
+            placement = lay_out(model, options, self._settings, self.room.accelerators())
+        except errors.TabAgentError as error:
+            _naming(error, saved)
+            raise
+        keep_alive_s = wish.keep_alive_s
         entry = self._loaded[model.id] = Loaded(
             model,
             options,
-            lay_out(model, options, self._settings, self.room.accelerators()),
-            self._settings.keep_alive_s,
+            placement,
+            self._settings.keep_alive_s if keep_alive_s is None else keep_alive_s,
+            pinned=bool(wish.pin),
+            saved=saved,
         )
         self._spin_up(entry)
         self._tell(entry, "loading")
@@ -282,6 +303,8 @@ class Supervisor:
                 entry.process.kill("its model could not be loaded")
             self.room.changed.set()
             failure = self._load_error(model, error)
+            if isinstance(failure, errors.OutOfMemory | errors.NotAvailableHere):
+                _naming(failure, entry.saved)
             if known:
                 self._tell(entry, "failed", failure)
             if failure is None or failure is error:
@@ -419,6 +442,19 @@ class Supervisor:
             entry.worker.cancel()
         if entry.process and entry.process.exit_code is None:
             await entry.process.stop(UNLOAD_S)
+
+
+async def _as_it_comes(model: Model) -> LoadWish:  # the model does not matter
+    return LoadWish()
+
+
+def _naming(error: errors.TabAgentError, saved: list[str]) -> None:
+    """Say which saved settings may be why: who reads the error did not ask for them just now."""
+    if saved:
+        error.detail += (
+            f" ({', '.join(saved)} of this model's saved settings counted: "
+            "save others, or say otherwise when loading)"
+        )
 
 
 def _step_down(

@@ -24,12 +24,8 @@ ShortText = Annotated[str, AfterValidator(_short)]
 Bias = Annotated[float, Field(strict=True, ge=BAN, le=100)]
 
 
-class SamplingParameters(Request):
-    """A parameter that is left out takes the model file's own recommendation.
-
-    That is its `general.sampling.*`; else temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, as
-    llama.cpp, whose README of its server explains each.
-    """
+class SamplingSettings(Request):
+    """How tokens are drawn: what can be saved as a default."""
 
     temperature: Number | None = Field(None, ge=0, le=2, description="0 is greedy.")
     top_p: Number | None = Field(None, gt=0, le=1)
@@ -59,13 +55,23 @@ class SamplingParameters(Request):
     )
     presence_penalty: Number | None = Field(None, ge=-2, le=2)
     frequency_penalty: Number | None = Field(None, ge=-2, le=2)
+    seed: Whole | None = Field(None, ge=-(2**63), le=2**63 - 1)
+
+
+class SamplingParameters(SamplingSettings):
+    """A parameter that is left out is as it was saved for the model, else for all models.
+
+    Where nothing is saved the model file's own recommendation counts, its `general.sampling.*`;
+    else temperature 0.8, top_k 40, top_p 0.95, min_p 0.05, as llama.cpp, whose README of its server
+    explains each.
+    """
+
     logit_bias: dict[ShortText, Bias] | None = Field(
         None,
         max_length=300,
         description="Added to the logits of tokens, which are named by id or by their text. "
         "-100 bans one.",
     )
-    seed: Whole | None = Field(None, ge=-(2**63), le=2**63 - 1)
     ignore_eos: Flag = Field(False, description="Go on until `max_tokens`.")
 
     def sampling(self) -> wire.Sampling:

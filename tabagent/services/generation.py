@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +21,10 @@ from tabagent.operation import Call, NoParameters, Reply, Request
 
 UNKNOWN_S: Final = 5.0  # what a generation is thought to take before one has ended
 ANSWER_ID: Final = re.compile("^(chatcmpl-|cmpl-|resp_)")
+
+
+Fill = Callable[[Model, Iterable[wire.Generate]], list[wire.Generate]]
+"""The commands with what was saved for a model, where they say nothing themselves."""
 
 
 class StopRequest(Request):
@@ -68,10 +72,10 @@ class _Active:
 
 
 class Generations:
-    """Every generation of this server, by request id."""
+    """Every generation of this server, by request id. All of them are filled by `fill`."""
 
-    def __init__(self, supervisor: Supervisor, settings: Settings) -> None:
-        self._supervisor, self._settings = supervisor, settings
+    def __init__(self, supervisor: Supervisor, settings: Settings, fill: Fill) -> None:
+        self._supervisor, self._settings, self._fill = supervisor, settings, fill
         self._active: dict[str, _Active] = {}
         self._last_halt: dict[str, datetime] = {}
         self._mean_s: dict[str, float] = {}  # that recent generations kept their slots, by model
@@ -100,7 +104,8 @@ class Generations:
                         halt()
 
                 limit_s = self._settings.generation_s
-                pieces = worker.generate(commands, limit_s=limit_s, on_start=started)
+                filled = self._fill(model, commands)
+                pieces = worker.generate(filled, limit_s=limit_s, on_start=started)
                 async with aclosing(pieces):
                     async for piece in pieces:
                         if isinstance(piece, wire.Finished):

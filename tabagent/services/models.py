@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from tabagent.catalog.models import BUILTIN, Catalog, Model, Task
 from tabagent.catalog.places import Location
-from tabagent.config import Settings
-from tabagent.engine.placement import LoadOptions
 from tabagent.engine.supervisor import Loaded, State, Supervisor
 from tabagent.errors import WrongModelTask, problem
 from tabagent.operation import Call, NoParameters, Reply, Request
-from tabagent.parameters import Flag, Whole
-from tabagent.parameters.keep_alive import KeepAlive
+from tabagent.parameters import Flag
+from tabagent.parameters.loading import LoadParameters
 from tabagent.wire import CacheType, FlashAttention, KvLayout, Speculation
 
 
@@ -69,50 +68,12 @@ class ModelName(Request):
     model_id: str = Field(max_length=200)
 
 
-class LoadRequest(Request):
-    """A model to load, and how; what is left out is as the settings say."""
+class LoadRequest(LoadParameters):
+    """A model to load, and how; what is left out is as it was saved, else as the settings say."""
 
     model_config = {"json_schema_extra": {"examples": [{"model": BUILTIN}]}}
 
     model: str = Field(max_length=200)
-    device: str | None = Field(
-        None,
-        max_length=32,
-        description="`auto`, `cpu`, `gpu`, a kind such as `cuda`, or one device such as `cuda:1`.",
-    )
-    n_gpu_layers: Whole | None = Field(
-        None, ge=0, le=10_000, description="Layers on graphics processors, the output's among them."
-    )
-    main_gpu: Whole | None = Field(None, ge=0, le=63, description="The only one to use.")
-    tensor_split: list[Annotated[float, Field(ge=0, le=1e15)]] | None = Field(
-        None, min_length=1, max_length=16, description="What part of those layers each gets."
-    )
-    n_ctx: Whole | None = Field(
-        None, ge=16, le=2**22, description="Context of one sequence in tokens."
-    )
-    slots: Whole | None = Field(None, ge=1, le=64, description="Sequences decoded together.")
-    threads: Whole | None = Field(None, ge=1, le=512, description="Threads for answers.")
-    threads_batch: Whole | None = Field(None, ge=1, le=512, description="Threads for prompts.")
-    flash_attention: FlashAttention | None = None
-    cache_type_k: CacheType | None = Field(None, description="How keys are kept.")
-    cache_type_v: CacheType | None = Field(None, description="How values are kept.")
-    kv_layout: KvLayout | None = Field(
-        None, description="One KV cache for all sequences, or a part for each."
-    )
-    mmap: Flag | None = Field(None, description="Map the file instead of reading it.")
-    mlock: Flag | None = Field(None, description="Keep it from being swapped out.")
-    speculation: Speculation | None = Field(
-        None, description="Check several guessed tokens at once; the text is the same."
-    )
-    draft_model: str | None = Field(
-        None, max_length=200, description="A small model of the same vocabulary that guesses."
-    )
-    draft_tokens: Whole | None = Field(None, ge=1, le=64, description="Most tokens guessed.")
-    keep_state: Flag | None = Field(
-        None, description="Keep computed prompts on disk when it is unloaded."
-    )
-    keep_alive: KeepAlive = None
-    pin: Flag | None = Field(None, description="Never make room with it for another model.")
     force_reload: Flag = Field(
         False, description="Unload it first; its requests end with an error."
     )
@@ -193,15 +154,21 @@ class Unloaded(Reply):
 class Models:
     """The catalogue as callers see it."""
 
-    def __init__(self, catalog: Catalog, supervisor: Supervisor, settings: Settings) -> None:
-        self._catalog, self._supervisor = catalog, supervisor
-        self.selected = settings.model or BUILTIN
+    def __init__(
+        self, catalog: Catalog, supervisor: Supervisor, selected: Callable[[], str]
+    ) -> None:
+        self._catalog, self._supervisor, self._selected = catalog, supervisor, selected
+
+    @property
+    def selected(self) -> str:
+        """The id of the model that answers requests which name none."""
+        return self._selected()
 
     async def resolve(self, name: str | None) -> Model:
         """The model a request names; the selected one when it names none."""
-        return await self._find(name or self.selected)
+        return await self.find(name or self.selected)
 
-    async def _find(self, name: str) -> Model:
+    async def find(self, name: str) -> Model:
         """Known and unchanged costs a `stat`; else directories and headers are read, in a thread."""
         known = self._catalog.known(name)
         return known if known else await asyncio.to_thread(self._catalog.find, name)
@@ -211,7 +178,7 @@ class Models:
         the selected model, else one that is loaded, else the first in the list.
         """
         if name:
-            return await self._find(name)
+            return await self.find(name)
         able = [
             (model, loaded)
             for model, loaded in await self.with_state()
@@ -228,7 +195,7 @@ class Models:
 
     async def adapter(self, name: str) -> Model:
         """A LoRA adapter by name. Raises ModelNotFound or WrongModelTask, as its file deserves."""
-        found = await self._find(name)
+        found = await self.find(name)
         if found.problem is not None:
             raise found.problem.with_traceback(None)
         if found.task != "adapter":
@@ -250,20 +217,18 @@ class Models:
 
     async def info(self, request: ModelName, call: Call) -> ModelInfo:
         """Describe one model."""
-        return self._info(await self._find(request.model_id))
+        return self._info(await self.find(request.model_id))
 
     async def load(self, request: LoadRequest, call: Call) -> LoadedInfo:
         """Load a model and wait until it can answer.
 
         Naming a model in a request loads it too; this is for choosing how, or for doing it early.
         """
-        model = await self._find(request.model)
-        draft = await self._find(request.draft_model) if request.draft_model else None
-        apart = {"model", "draft_model", "force_reload", "keep_alive", "pin", "tensor_split"}
-        split = tuple(request.tensor_split) if request.tensor_split else None
+        model = await self.find(request.model)
+        draft = await self.find(request.draft_model) if request.draft_model else None
         entry = await self._supervisor.load(
             model,
-            LoadOptions(draft=draft, tensor_split=split, **request.model_dump(exclude=apart)),
+            request.options(draft),
             force_reload=request.force_reload,
             keep_alive_s=request.keep_alive,
             pin=request.pin,
@@ -272,7 +237,7 @@ class Models:
 
     async def unload(self, request: UnloadRequest, call: Call) -> Unloaded:
         """Let a model go and give its memory back."""
-        model = await self._find(request.model)
+        model = await self.find(request.model)
         await self._supervisor.unload(model.id, force=request.force)
         return Unloaded(model=model.id)
 

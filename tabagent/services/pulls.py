@@ -66,6 +66,9 @@ class Deleted(Reply):
     model: str
     files: list[str]
     freed_bytes: int
+    was_selected: bool = Field(
+        description="It answered requests that name no model; the built-in one does now."
+    )
 
 
 class TokenRequest(Request):
@@ -110,7 +113,10 @@ class QuantList(Reply):
 
 
 class Pulls:
-    """`fits` says whether so many bytes of weights leave room; `loaded` whether a model runs."""
+    """`fits` says whether so many bytes of weights leave room; `loaded` whether a model runs.
+
+    `forget` is told that a model is gone, and says whether it was the selected one.
+    """
 
     def __init__(
         self,
@@ -122,11 +128,12 @@ class Pulls:
         find: Find,
         fits: Callable[[int], bool],
         loaded: Callable[[str], bool],
+        forget: Callable[[str], Awaitable[bool]],
         journal: Journal,
     ) -> None:
         self._jobs, self._token, self._endpoint = jobs, token, endpoint
         self._offline, self._find, self._fits, self._loaded = offline, find, fits, loaded
-        self._journal = journal
+        self._forget, self._journal = forget, journal
 
     async def pull(self, request: PullRequest, call: Call) -> AsyncGenerator[Pull, None]:
         """Get a model from the hub.
@@ -186,7 +193,8 @@ class Pulls:
             raise ModelBusy(f"{model.id} is loaded: unload it first")
         files, freed = await asyncio.to_thread(delete, model, self._jobs.models)
         self._journal.note("model", model.id, ModelChange(model=model.id, state="deleted"))
-        return Deleted(model=model.id, files=files, freed_bytes=freed)
+        was_selected = await self._forget(model.id)
+        return Deleted(model=model.id, files=files, freed_bytes=freed, was_selected=was_selected)
 
     async def set_token(self, request: TokenRequest, call: Call) -> TokenStatus:
         """Keep a token for private and gated repositories; in the keyring where one works."""

@@ -32,7 +32,9 @@ def kept(server: LiveServer, **query: Any) -> dict[str, Any]:
 
 def moments(server: LiveServer, model: str = FAKE) -> list[str]:
     rows = kept(server, **{"from": 1})["data"]
-    return [r["data"]["state"] for r in rows if r["type"] == "model" and r["data"]["model"] == model]
+    return [
+        r["data"]["state"] for r in rows if r["type"] == "model" and r["data"]["model"] == model
+    ]
 
 
 class Follower:
@@ -89,7 +91,7 @@ def test_a_stream_tells_what_becomes_of_a_model_as_it_happens(live: LiveServer) 
 
 def test_who_comes_back_with_the_last_id_misses_nothing(live: LiveServer) -> None:
     live.answer("3")
-    with follow(live, **{"from": 1}) as answer:
+    with follow(live, None, **{"from": 1}) as answer:
         seen = Follower(answer.iter_lines()).until("ready")[-1]
     live.owner.post("/v1/models/unload", json={"model": FAKE})
     with follow(live, seen["id"], **{"from": 1}) as answer:  # as a browser sends both

@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 
 import httpx
 import pytest
@@ -110,13 +111,10 @@ def test_the_commands_on_the_front_page_work(server: LiveServer) -> None:
     assert said.getvalue() == "1 2 3 4 5 6 7 8 9 10 \n"
 
 
-def test_a_strange_model_name_stays_text(server: LiveServer) -> None:
+def test_a_strange_model_name_stays_text(tmp_path: Path) -> None:
     strange = '<script>alert("1")</script>&amp;'
-    server.gateway.services.models.selected = strange
-    try:
+    with LiveServer(tmp_path, model=strange) as server:
         page = read(server, "/")
-    finally:
-        server.gateway.services.models.selected = FAKE
     assert page.tags.count("script") == 0
     assert strange in page.text
     assert f"model={json.dumps(strange)}" in page.code[-1]
