@@ -34,6 +34,8 @@ EMBEDDER: Final = "local/soak-embedder"
 ACTION_S: Final = 60.0  # an action that takes longer hangs
 QUIET_S: Final = 30.0  # what was begun is over by then: hang-ups noticed, connections timed out
 SAMPLE_S: Final = 1.0
+# Ended conversations fill this early in a run; from then on a worker is flat, or it leaks.
+KEPT_BYTES: Final = 16 * 2**20
 
 
 async def act(kind: str, client: Client, tally: Tally) -> None:
@@ -57,7 +59,12 @@ async def soak(
     """Start a server, keep the load on it for so long, and check. `memory`: also that it is flat."""
     with tempfile.TemporaryDirectory() as folder:
         write_bert(Path(folder) / f"{EMBEDDER.partition('/')[2]}.gguf")
-        with tabagent({"MODELS_DIR": folder, "LOG_LEVEL": "warning"}) as server:
+        settings = {
+            "MODELS_DIR": folder,
+            "LOG_LEVEL": "warning",
+            "PROMPT_CACHE_BYTES": str(KEPT_BYTES),
+        }
+        with tabagent(settings) as server:
             return await _soaked(server, seconds, clients, seed, memory)
 
 

@@ -18,6 +18,7 @@ from tabagent.catalog.places import hub_cache
 from tabagent.config import Settings
 from tabagent.dispatcher import Dispatcher
 from tabagent.engine.loaded import Loaded, Moment
+from tabagent.engine.meter import Meters
 from tabagent.engine.pooling import PoolingRequests
 from tabagent.engine.supervisor import Supervisor
 from tabagent.errors import TabAgentError
@@ -51,6 +52,7 @@ from tabagent.services.pulls import Pulls
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, ResponseStore
+from tabagent.services.stats import Stats
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
 from tabagent.stores.database import Database
@@ -150,6 +152,7 @@ def build_services(
     saved: SavedSettings,
 ) -> Services:
     """One of each service. Does no I/O, so the table can be had without an engine."""
+    meters = Meters()
     models = Models(catalog, supervisor, lambda: preferences.selected())
     preferences = Preferences(
         saved, settings, journal, find=models.find, differs=supervisor.differs
@@ -157,9 +160,9 @@ def build_services(
     supervisor.prefer = preferences.load_wish
     supervisor.room.siblings = catalog.siblings
     read = partial(probe, this_machine())
-    generation = Generations(supervisor, settings, preferences.fill)
+    generation = Generations(supervisor, settings, preferences.fill, meters)
     token = HubToken(settings.data_dir / "hf_token")
-    pooling = PoolingRequests(supervisor, settings)
+    pooling = PoolingRequests(supervisor, settings, meters)
     generator = Generator(models.resolve, generation.run, models.adapter, settings.raw_grammar)
     return Services(
         chat=Chat(generator),
@@ -191,6 +194,7 @@ def build_services(
         resources=Resources(models.resolve, catalog.siblings, supervisor, settings),
         hardware=Hardware(read, supervisor.room.judge),
         events=Events(journal),
+        stats=Stats(meters, supervisor),
         preferences=preferences,
         text=TextTools(models.resolve, supervisor.using, models.context_length),
         system=System(supervisor, read),

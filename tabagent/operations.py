@@ -18,6 +18,7 @@ from tabagent.services.pulls import Pulls, fold_pull
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, fold_response
+from tabagent.services.stats import Stats
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
 
@@ -66,6 +67,7 @@ class Services:
     resources: Resources
     hardware: Hardware
     events: Events
+    stats: Stats
     text: TextTools
     system: System
 
@@ -119,6 +121,7 @@ def operations(s: Services) -> list[Operation]:
         # The server itself
         op("health", ("GET /health", "GET /v1/health"), s.system.health, access=public),
         op("system", "GET /v1/system/info", s.system.info),
+        op("stats", "GET /v1/stats", s.stats.get),
         op("events", "GET /v1/events", s.events.follow, collect=fold_events, done=False),
         op("routes", "GET /v1/routes", s.system.routes, access=public),
     ]  # fmt: skip

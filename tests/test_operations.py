@@ -49,6 +49,7 @@ KEPT = {
     "health": "GET /health",
     "system": "GET /v1/system/info",
     "events": "GET /v1/events",
+    "stats": "GET /v1/stats",
     "routes": "GET /v1/routes",
 }
 GOOD: dict[str, dict[str, Any]] = {

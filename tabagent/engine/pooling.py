@@ -11,6 +11,7 @@ from typing import Any, Final
 from tabagent import wire
 from tabagent.catalog.models import Model
 from tabagent.config import Settings
+from tabagent.engine.meter import Meters
 from tabagent.engine.supervisor import Supervisor
 from tabagent.errors import GenerationTimeout, QueueFull
 
@@ -27,8 +28,8 @@ how many seconds the model stays loaded afterwards.
 class PoolingRequests:
     """All that are asked of models that pool, in this server."""
 
-    def __init__(self, supervisor: Supervisor, settings: Settings) -> None:
-        self._supervisor, self._settings = supervisor, settings
+    def __init__(self, supervisor: Supervisor, settings: Settings, meters: Meters) -> None:
+        self._supervisor, self._settings, self._meters = supervisor, settings, meters
         self._asked: Counter[str] = Counter()  # unanswered, by model
         self._mean_s: dict[str, float] = {}  # that recent ones took, by model
 
@@ -43,6 +44,19 @@ class PoolingRequests:
         Raises what loading or the worker raises, QueueFull or GenerationTimeout. Giving up, as a
         caller who hangs up does, cancels the command.
         """
+        meter = self._meters.of(model.id)
+        with meter.request():
+            answer = await self._ask(model, build, keep_alive_s)
+        tokens = answer["tokens"]
+        meter.prompt_tokens += tokens if isinstance(tokens, int) else sum(tokens)
+        return answer
+
+    async def _ask(
+        self,
+        model: Model,
+        build: Callable[[int], wire.Embed | wire.Rank],
+        keep_alive_s: float | None,
+    ) -> dict[str, Any]:
         async with self._supervisor.using(model, keep_alive_s) as worker:
             self._admit(model)
             began = monotonic()

@@ -22,7 +22,9 @@ POSITION: Final = re.compile("([0-9a-f]{12}):([0-9]{1,15})")
 class EventsRequest(Request):
     """Where to begin: with what happens from now on, when nothing is said."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"from": 1, "last_event_id": "", "stream": False}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"from": 1, "last_event_id": "", "stream": False}]}
+    )
 
     from_: int | None = Field(
         None, alias="from", ge=1, le=10**15, description="The first number that is wanted."

@@ -15,6 +15,7 @@ from pydantic import Field
 from tabagent import wire
 from tabagent.catalog.models import Model, Task
 from tabagent.config import Settings
+from tabagent.engine.meter import Meters, Running
 from tabagent.engine.supervisor import Supervisor
 from tabagent.errors import Conflict, QueueFull, RequestNotFound, WrongModelTask
 from tabagent.operation import Call, NoParameters, Reply, Request
@@ -64,18 +65,26 @@ class _Active:
     call: Call
     model: str
     choices: int
+    running: Running
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    tokens: dict[int, int] = field(default_factory=dict)  # by choice
     admitted: bool = False
     halted: bool = False
     halt: Callable[[], None] | None = None
+
+    def begin(self, halt: Callable[[], None]) -> None:
+        self.halt = halt
+        if self.halted:  # while the model was loading
+            halt()
 
 
 class Generations:
     """Every generation of this server, by request id. All of them are filled by `fill`."""
 
-    def __init__(self, supervisor: Supervisor, settings: Settings, fill: Fill) -> None:
-        self._supervisor, self._settings, self._fill = supervisor, settings, fill
+    def __init__(
+        self, supervisor: Supervisor, settings: Settings, fill: Fill, meters: Meters
+    ) -> None:
+        self._supervisor, self._settings = supervisor, settings
+        self._fill, self._meters = fill, meters
         self._active: dict[str, _Active] = {}
         self._last_halt: dict[str, datetime] = {}
         self._mean_s: dict[str, float] = {}  # that recent generations kept their slots, by model
@@ -92,29 +101,26 @@ class Generations:
         _check_task(model, task)
         if call.request_id in self._active:
             raise Conflict("a request with this id is running")
-        active = _Active(call, model.id, sum(command.n for command in commands))
-        self._active[call.request_id] = active
-        try:
-            async with self._supervisor.using(model, keep_alive_s) as worker:
-                self._admit(active)
-
-                def started(halt: Callable[[], None]) -> None:
-                    active.halt = halt
-                    if active.halted:  # while the model was loading
-                        halt()
-
-                limit_s = self._settings.generation_s
-                filled = self._fill(model, commands)
-                pieces = worker.generate(filled, limit_s=limit_s, on_start=started)
-                async with aclosing(pieces):
-                    async for piece in pieces:
-                        if isinstance(piece, wire.Finished):
-                            self._learn(model.id, piece.usage)
-                        else:
-                            active.tokens[piece.index] = piece.tokens
-                        yield piece
-        finally:
-            del self._active[call.request_id]
+        with self._meters.of(model.id).request() as running:
+            active = _Active(call, model.id, sum(command.n for command in commands), running)
+            self._active[call.request_id] = active
+            try:
+                async with self._supervisor.using(model, keep_alive_s) as worker:
+                    self._admit(active)
+                    filled = self._fill(model, commands)
+                    pieces = worker.generate(
+                        filled, limit_s=self._settings.generation_s, on_start=active.begin
+                    )
+                    async with aclosing(pieces):
+                        async for piece in pieces:
+                            if isinstance(piece, wire.Finished):
+                                self._learn(model.id, piece.usage)
+                                running.used(piece.usage)
+                            else:
+                                running.piece(piece)
+                            yield piece
+            finally:
+                del self._active[call.request_id]
 
     def _admit(self, active: _Active) -> None:
         """Count it among those that have or want slots. Raises QueueFull when they are too many."""
@@ -175,7 +181,7 @@ class Generations:
                     request_id=id_,
                     model=a.model,
                     started_at=a.started_at,
-                    tokens=sum(a.tokens.values()),
+                    tokens=sum(a.running.tokens.values()),
                 )
                 for id_, a in self._active.items()
                 if a.call.caller == call.caller
