@@ -1,27 +1,33 @@
 """Which models exist: the built-in one, those named on start, and those that lie on the disk.
 
-A name is looked up here and never joined into a path. Facts come from the file's header alone and
-are kept by path, size and modification time, so a listing costs one `stat` per file.
+A name is looked up here and never joined into a path. Facts come from a file's header, or from what
+lies beside it, and are kept by path, size and modification time: a listing costs a `stat` per file.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from tabagent.catalog.gguf_header import GgufHeader, read_gguf_header
+from tabagent.catalog.layouts import Layout, folder_of, read_layout
 from tabagent.catalog.places import Location, Place, in_added, in_directory, in_hub_cache, loose_id
 from tabagent.catalog.pooling import pooling_of
 from tabagent.catalog.shape import Shape, shape_of
 from tabagent.catalog.variant import rank
-from tabagent.errors import ModelNotFound, TabAgentError
+from tabagent.errors import ModelNotFound, NotAvailableHere, TabAgentError
 from tabagent.wire import Pooling
 
-Task = Literal["chat", "completion", "embedding", "rerank", "adapter"]
+Task = Literal["chat", "completion", "embedding", "rerank", "classification", "adapter"]
 BUILTIN: Final = "tabagent/guide"
+DESCRIBED_BY: Final = ("config.json", "genai_config.json", "tokenizer_config.json")
+
+Signature = tuple[Path, tuple[int, ...]]
+"""A model's file, and the size and time of every file that its facts come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class Catalog:
         self._added, self._hub_cache = tuple(added), hub_cache
         self._extra = {model.id: model for model in extra}
         self._known: dict[str, Model] = {}
-        self._facts: dict[tuple[Path, int, int], Model] = {}
+        self._facts: dict[Signature, Model | None] = {}
 
     def scan(self) -> list[Model]:
         """All models, the built-in one first. Reads directories: not for the event loop."""
@@ -78,8 +84,10 @@ class Catalog:
                 continue  # gone meanwhile, or a link to what is not there yet
             if (file := (info.st_dev, info.st_ino)) not in seen:
                 seen.add(file)  # where it is found again, as by a link, its first name counts
-                id_ = _free(place.id, found)
                 model = self._read(place, info)
+                if model is None:
+                    continue  # weights that nothing describes
+                id_ = _free(place.id, found)
                 found[id_] = model if model.id == id_ else replace(model, id=id_)
         self._known = {**found, **self._extra}
         return list(self._known.values())
@@ -137,10 +145,9 @@ class Catalog:
 
     def _unchanged(self, model: Model) -> bool:
         try:
-            info = model.path.stat()
+            return _signature(model.path, model.path.stat()) in self._facts
         except OSError:
             return False
-        return (model.path, info.st_size, info.st_mtime_ns) in self._facts
 
     def _places(self) -> Iterator[Place]:
         yield Place(BUILTIN, self._builtin, "built-in")
@@ -151,8 +158,8 @@ class Catalog:
         if self._hub_cache is not None:
             yield from in_hub_cache(self._hub_cache)
 
-    def _read(self, place: Place, info: os.stat_result) -> Model:
-        key = (place.path, info.st_size, info.st_mtime_ns)
+    def _read(self, place: Place, info: os.stat_result) -> Model | None:
+        key = _signature(place.path, info)
         if key not in self._facts:
             base = Model(
                 id=place.id,
@@ -163,10 +170,57 @@ class Catalog:
                 location=place.location,
             )
             try:
-                self._facts[key] = _describe(base, read_gguf_header(place.path))
+                if place.path.suffix.lower() == ".gguf":
+                    self._facts[key] = _describe(base, read_gguf_header(place.path))
+                else:
+                    self._facts[key] = _laid_out(base, read_layout(place.path))
             except TabAgentError as problem:
-                self._facts[key] = replace(base, problem=problem)
+                self._facts[key] = replace(base, format=_format(place.path), problem=problem)
+            except OSError:
+                self._facts[key] = None  # gone while it was read
         return self._facts[key]
+
+
+def _signature(path: Path, info: os.stat_result) -> Signature:
+    stamps = [info.st_size, info.st_mtime_ns]
+    if path.suffix.lower() != ".gguf":
+        for name in DESCRIBED_BY:
+            with suppress(OSError):
+                described = (folder_of(path) / name).stat()
+                stamps += [described.st_size, described.st_mtime_ns]
+    return path, tuple(stamps)
+
+
+def _format(path: Path) -> str:
+    endings = {".gguf": "gguf", ".onnx": "onnx"}
+    return endings.get(path.suffix.lower(), "sentence-transformers")
+
+
+def _laid_out(base: Model, layout: Layout | None) -> Model | None:
+    """A model that is listed and not run: no engine of this version reads its format."""
+    if layout is None:
+        return None
+    name = "ONNX" if layout.format == "onnx" else layout.format
+    return replace(
+        base,
+        backend="",
+        format=layout.format,
+        task=layout.task,
+        architecture=layout.architecture,
+        quantisation=base.id.partition(":")[2],
+        size_bytes=layout.size_bytes,
+        files=len(layout.files),
+        parameters=layout.parameters,
+        context_length=layout.context_length,
+        license=layout.license,
+        embedding_length=layout.width if layout.task == "embedding" else 0,
+        problem=NotAvailableHere(
+            f"{name} models are listed, and no engine of this version runs them: take a GGUF "
+            "variant of it",
+            what=layout.format,
+            why="there is no engine for it in this version",
+        ),
+    )
 
 
 def _describe(base: Model, header: GgufHeader) -> Model:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
-from tabagent.catalog.variant import is_projector, part_of, variant_of
+from tabagent.catalog.variant import is_layout, is_projector, layout_variant, part_of, variant_of
 
 Location = Literal["built-in", "named", "models-directory", "added-path", "hugging-face-cache"]
 OWNER_OF_LOOSE_FILES: Final = "local"
@@ -85,12 +85,26 @@ def _placed(
     """A file below `root`, which is a repository's own folder or one of owners' folders."""
     file = Path(path)
     steps = file.relative_to(root).parts
+    if is_layout(file.name):
+        return Place(_layout_id(root, steps, repository), file, location)
     if repository is None and len(steps) > 2:
         repository, steps = (steps[0], steps[1]), steps[2:]
     if repository is None:
         return Place(loose_id(file), file, location)
     owner, name = map(_word, repository)
     return Place(f"{owner}/{name}:{_word(variant_of('/'.join(steps)))}", file, location)
+
+
+def _layout_id(root: str, steps: tuple[str, ...], repository: tuple[str, str] | None) -> str:
+    """The id of weights that their folder describes: the folder has the name, not the file."""
+    steps = tuple(step for step in steps if step != "onnx")
+    if repository is None and len(steps) > 2:
+        repository, steps = (steps[0], steps[1]), steps[2:]
+    elif repository is None:
+        folder = steps[0] if len(steps) > 1 else Path(root).name
+        repository, steps = (OWNER_OF_LOOSE_FILES, folder), steps[-1:]
+    owner, name = map(_word, repository)
+    return f"{owner}/{name}:{_word(layout_variant(steps))}"
 
 
 def _snapshot(repository: Path) -> Path | None:
@@ -113,6 +127,9 @@ def _files(root: str, depth: int = 0) -> Iterator[str]:
     models = [entry for entry in seen if entry.name.lower().endswith(".gguf")]
     for entry in models:
         if part_of(entry.name)[0] == 1 and not is_projector(entry.name):
+            yield entry.path
+    for entry in seen:
+        if is_layout(entry.name):
             yield entry.path
     for entry in seen:
         if depth < DEEPEST and entry not in models and _is_directory(entry):

@@ -26,6 +26,28 @@ def variant_of(path: str) -> str:
     return name.rsplit(".", 1)[0]
 
 
+_ONNX: Final = re.compile(r"(?:model|decoder_model_merged)(?:_([A-Za-z0-9_]{1,40}))?\.onnx")
+_SAFETENSORS: Final = ("model.safetensors", "model.safetensors.index.json")
+_DTYPES: Final = {"": "FP32", "quantized": "Q8"}  # as transformers.js calls them
+
+
+def is_layout(name: str) -> bool:
+    """Whether a file of this name is the weights of a model that its folder describes."""
+    return bool(_ONNX.fullmatch(name)) or name in _SAFETENSORS
+
+
+def layout_variant(steps: tuple[str, ...]) -> str:
+    """`Q4`, `FP16` and the like, of weights by their path in a repository, without `onnx/`.
+
+    onnxruntime-genai's variants are folders.
+    """
+    if steps[-1] in _SAFETENSORS:
+        return "safetensors"
+    found = _ONNX.fullmatch(steps[-1])
+    dtype = (found[1] if found else None) or ""
+    return steps[-2] if len(steps) > 1 and not dtype else _DTYPES.get(dtype, dtype.upper())
+
+
 def part_of(path: str) -> tuple[int, int]:
     """Which part of how many a file is: (1, 1) for a whole one."""
     found = _PART.search(path)

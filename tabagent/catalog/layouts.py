@@ -1,0 +1,222 @@
+"""Models that are folders: ONNX as transformers.js and onnxruntime-genai lay them out, and
+sentence-transformers. What they are is read from their JSON files; no weights are opened.
+
+Sources: the README of `optimum`'s ONNX exporter and of transformers.js (`onnx/model_q4.onnx`),
+onnxruntime-genai's `genai_config.json`, and sentence-transformers' `modules.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from tabagent.errors import ModelCorrupt, TabAgentError, UnsupportedModel
+
+LARGEST_JSON: Final = 16 * 2**20  # bytes; tokenizer files are a few megabytes
+LARGEST_HEADER: Final = 32 * 2**20  # of a safetensors file
+FRONT: Final = 8192  # bytes of a model card that hold its front matter
+CONTEXT: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+WIDTH: Final = ("hidden_size", "d_model", "dim", "n_embd")
+
+Kind = Literal["chat", "completion", "embedding", "rerank", "classification"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What a folder says of the model in it. `files` are those that this variant needs."""
+
+    format: Literal["onnx", "sentence-transformers"]
+    task: Kind
+    architecture: str
+    context_length: int
+    width: int  # numbers in a vector
+    parameters: int  # 0: nobody says
+    license: str | None
+    chat_template: str | None
+    files: tuple[Path, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
+
+
+def folder_of(weights: Path) -> Path:
+    """The folder that describes a model: where its weights lie, or above `onnx/`."""
+    return weights.parent.parent if weights.parent.name == "onnx" else weights.parent
+
+
+def read_layout(weights: Path) -> Layout | None:
+    """What is said of the model with these weights; None where nothing says that it is one.
+
+    Raises ModelCorrupt for a description that cannot be read, UnsupportedModel for one of something
+    that is neither text nor made from it.
+    """
+    folder = folder_of(weights)
+    config = _object(folder / "config.json")
+    genai = _object(folder / "genai_config.json")
+    if config is None and genai is None:
+        return None
+    onnx = weights.suffix == ".onnx"
+    modules = (folder / "modules.json").is_file()
+    if not onnx and not modules and "sentence_transformers" not in (config or {}):
+        return None  # weights of another library
+    text = (config or {}).get("text_config")
+    said: dict[str, Any] = {**(config or {}), **(text if isinstance(text, dict) else {})}
+    template = _chat_template(folder)
+    inside = (genai or {}).get("model")
+    inside = inside if isinstance(inside, dict) else {}
+    return Layout(
+        format="onnx" if onnx else "sentence-transformers",
+        task=_task(said, folder, template, decoder=genai is not None, modules=modules),
+        architecture=_text(said, "model_type") or _text(inside, "type") or "",
+        context_length=_number(inside, ("context_length",))
+        or _number(_object(folder / "sentence_bert_config.json") or {}, ("max_seq_length",))
+        or _number(said, CONTEXT),
+        width=_number(said, WIDTH),
+        parameters=0 if onnx else sum(map(_parameters, _shards(weights))),
+        license=_license(folder / "README.md"),
+        chat_template=template,
+        files=_onnx_files(weights) if onnx else _shards(weights),
+    )
+
+
+def _task(
+    said: dict[str, Any], folder: Path, template: str | None, *, decoder: bool, modules: bool
+) -> Kind:
+    named = said.get("architectures")
+    first = str(named[0]) if isinstance(named, list) and named else ""
+    if decoder or first.endswith(("ForCausalLM", "LMHeadModel")):
+        return "chat" if template else "completion"
+    if first.endswith("ForSequenceClassification"):
+        labels = said.get("id2label")
+        count = len(labels) if isinstance(labels, dict) else _number(said, ("num_labels",)) or 2
+        return "rerank" if count == 1 else "classification"
+    if first.endswith("ForTokenClassification"):
+        return "classification"
+    pools = modules or (folder / "1_Pooling" / "config.json").is_file()
+    if pools or first.endswith(("Model", "ForMaskedLM")) or (not first and _number(said, WIDTH)):
+        return "embedding"
+    raise UnsupportedModel(
+        f"{first or 'a model of unknown kind'} is no text model that TabAgent knows",
+        architecture=first or "unknown",
+    )
+
+
+def _onnx_files(weights: Path) -> tuple[Path, ...]:
+    """The graph, and beside it what was too large for it: `model.onnx_data`, `model.onnx.data`."""
+    name = re.escape(weights.name)
+    data = re.compile(rf"{name}[._]data(_\d+)?")
+    beside = (file for file in weights.parent.iterdir() if data.fullmatch(file.name))
+    return (weights, *sorted(beside))
+
+
+def _shards(weights: Path) -> tuple[Path, ...]:
+    if weights.suffix != ".json":
+        return (weights,)
+    index = _object(weights)
+    named = (index or {}).get("weight_map")
+    if not isinstance(named, dict):
+        raise _corrupt(weights, "a weight_map", "none")
+    names = sorted({str(name) for name in named.values()})
+    if any("/" in name or "\\" in name or name.startswith(".") for name in names):
+        raise _corrupt(weights, "names of files beside it", "a path")
+    shards = tuple(weights.with_name(name) for name in names)
+    for shard in shards:
+        if not shard.is_file():
+            raise _corrupt(weights, "all its files", f"no {shard.name}")
+    return shards
+
+
+def _parameters(weights: Path) -> int:
+    """Numbers in a safetensors file, from its header: eight bytes of length, then JSON."""
+    with weights.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= LARGEST_HEADER:
+            raise _corrupt(weights, "a safetensors header", f"one of {length} bytes")
+        header = _parsed(weights, file.read(length))
+    total = 0
+    for name, tensor in header.items():
+        shape = tensor.get("shape") if isinstance(tensor, dict) else None
+        if name == "__metadata__":
+            continue
+        if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+            raise _corrupt(weights, "a shape for each tensor", f"none for {name[:100]}")
+        count = 1
+        for side in shape:
+            count *= side
+        total += count
+    return total
+
+
+def _chat_template(folder: Path) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return _bytes(file).decode(errors="replace")
+    found = (_object(folder / "tokenizer_config.json") or {}).get("chat_template")
+    if isinstance(found, list):  # several, by name
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
+
+
+def _license(card: Path) -> str | None:
+    """The `license` of a model card's front matter."""
+    try:
+        with card.open("rb") as file:
+            text = file.read(FRONT).decode(errors="replace")
+    except OSError:
+        return None
+    if not text.startswith("---"):
+        return None
+    found = re.search(r"^license:\s*[\"']?([\w.+-]{1,64})", text.partition("\n---")[0], re.M)
+    return found[1] if found else None
+
+
+def _number(said: dict[str, Any], names: tuple[str, ...]) -> int:
+    """The first of these that is a sensible count; 0 when none is."""
+    values = (said.get(name) for name in names)
+    return next((v for v in values if type(v) is int and 0 < v < 2**31), 0)
+
+
+def _text(said: dict[str, Any], name: str) -> str:
+    value = said.get(name)
+    return value[:64] if isinstance(value, str) else ""
+
+
+def _object(file: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is no such file. Raises ModelCorrupt."""
+    return _parsed(file, _bytes(file)) if file.is_file() else None
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        with file.open("rb") as source:
+            data = source.read(LARGEST_JSON + 1)
+    except OSError as error:
+        raise _corrupt(file, "a file that can be read", error.strerror or "an error") from None
+    if len(data) > LARGEST_JSON:
+        raise _corrupt(file, f"at most {LARGEST_JSON} bytes", "more")
+    return data
+
+
+def _parsed(file: Path, data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _corrupt(file, "JSON", type(error).__name__) from None
+    if not isinstance(value, dict):
+        raise _corrupt(file, "a JSON object", type(value).__name__)
+    return value
+
+
+def _corrupt(file: Path, expected: str, actual: str) -> TabAgentError:
+    return ModelCorrupt(
+        f"{file.name} must hold {expected}",
+        file=file.name,
+        check="layout",
+        expected=expected,
+        actual=actual,
+    )
