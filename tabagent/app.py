@@ -135,6 +135,7 @@ def catalog_of(
         extra,
         added=settings.model_paths,
         hub_cache=settings.hub_cache or hub_cache(),
+        kept=settings.data_dir / "catalogue.msgpack",
     )
 
 

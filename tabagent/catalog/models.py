@@ -7,13 +7,14 @@ lies beside it, and are kept by path, size and modification time: a listing cost
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from tabagent.catalog.gguf_header import GgufHeader, read_gguf_header
+from tabagent.catalog.kept_facts import KeptFacts, Signature
 from tabagent.catalog.layouts import Layout, folder_of, read_layout
 from tabagent.catalog.places import Location, Place, in_added, in_directory, in_hub_cache, loose_id
 from tabagent.catalog.pooling import pooling_of
@@ -25,9 +26,6 @@ from tabagent.wire import Pooling
 Task = Literal["chat", "completion", "embedding", "rerank", "classification", "adapter"]
 BUILTIN: Final = "tabagent/guide"
 DESCRIBED_BY: Final = ("config.json", "genai_config.json", "tokenizer_config.json")
-
-Signature = tuple[Path, tuple[int, ...]]
-"""A model's file, and the size and time of every file that its facts come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,10 @@ class Model:
 
 
 class Catalog:
-    """Everything that could be loaded. `extra` are records that need no file of ours."""
+    """Everything that could be loaded. `extra` are records that need no file of ours.
+
+    `kept` is the file that keeps facts over a restart, `read` what reads a header.
+    """
 
     def __init__(
         self,
@@ -66,15 +67,21 @@ class Catalog:
         *,
         added: Iterable[Path] = (),
         hub_cache: Path | None = None,
+        kept: Path | None = None,
+        read: Callable[[Path], GgufHeader] = read_gguf_header,
     ) -> None:
         self._dir, self._builtin, self._files = models_dir, builtin, tuple(files)
         self._added, self._hub_cache = tuple(added), hub_cache
         self._extra = {model.id: model for model in extra}
         self._known: dict[str, Model] = {}
-        self._facts: dict[Signature, Model | None] = {}
+        self._kept: KeptFacts[Model] = KeptFacts(kept, Model)
+        self._facts: dict[Signature, Model | None] | None = None  # nothing was read yet
+        self._read_header = read
 
     def scan(self) -> list[Model]:
         """All models, the built-in one first. Reads directories: not for the event loop."""
+        known = self._facts = self._kept.load() if self._facts is None else self._facts
+        facts: dict[Signature, Model | None] = {}
         found: dict[str, Model] = {}
         seen: set[tuple[int, int]] = set()
         for place in self._places():
@@ -84,11 +91,17 @@ class Catalog:
                 continue  # gone meanwhile, or a link to what is not there yet
             if (file := (info.st_dev, info.st_ino)) not in seen:
                 seen.add(file)  # where it is found again, as by a link, its first name counts
-                model = self._read(place, info)
-                if model is None:
-                    continue  # weights that nothing describes
-                id_ = _free(place.id, found)
-                found[id_] = model if model.id == id_ else replace(model, id=id_)
+                key = _signature(place.path, info)
+                try:
+                    model = facts[key] = known[key] if key in known else self._read(place, info)
+                except OSError:
+                    continue  # gone while it was read
+                if model is not None:  # else they are weights that nothing describes
+                    id_ = _free(place.id, found)
+                    found[id_] = _as_placed(model, id_, place.location)
+        if facts.keys() != known.keys():
+            self._facts = facts
+            self._kept.save({k: m for k, m in facts.items() if m is None or m.problem is None})
         self._known = {**found, **self._extra}
         return list(self._known.values())
 
@@ -145,7 +158,7 @@ class Catalog:
 
     def _unchanged(self, model: Model) -> bool:
         try:
-            return _signature(model.path, model.path.stat()) in self._facts
+            return _signature(model.path, model.path.stat()) in (self._facts or ())
         except OSError:
             return False
 
@@ -159,26 +172,29 @@ class Catalog:
             yield from in_hub_cache(self._hub_cache)
 
     def _read(self, place: Place, info: os.stat_result) -> Model | None:
-        key = _signature(place.path, info)
-        if key not in self._facts:
-            base = Model(
-                id=place.id,
-                path=place.path,
-                backend="gguf",
-                size_bytes=info.st_size,
-                modified=int(info.st_mtime),
-                location=place.location,
-            )
-            try:
-                if place.path.suffix.lower() == ".gguf":
-                    self._facts[key] = _describe(base, read_gguf_header(place.path))
-                else:
-                    self._facts[key] = _laid_out(base, read_layout(place.path))
-            except TabAgentError as problem:
-                self._facts[key] = replace(base, format=_format(place.path), problem=problem)
-            except OSError:
-                self._facts[key] = None  # gone while it was read
-        return self._facts[key]
+        base = Model(
+            id=place.id,
+            path=place.path,
+            backend="gguf",
+            size_bytes=info.st_size,
+            modified=int(info.st_mtime),
+            location=place.location,
+        )
+        try:
+            if place.path.suffix.lower() == ".gguf":
+                return _describe(base, self._read_header(place.path))
+            return _laid_out(base, read_layout(place.path))
+        except TabAgentError as problem:
+            return replace(base, format=_format(place.path), problem=problem)
+
+
+def _as_placed(model: Model, id_: str, location: Location) -> Model:
+    """Facts that were kept, under the name that the file has now."""
+    if not model.backend and model.problem is None:
+        model = replace(model, problem=_no_engine(model.format))
+    if (model.id, model.location) != (id_, location):
+        model = replace(model, id=id_, location=location)
+    return model
 
 
 def _signature(path: Path, info: os.stat_result) -> Signature:
@@ -197,10 +213,11 @@ def _format(path: Path) -> str:
 
 
 def _laid_out(base: Model, layout: Layout | None) -> Model | None:
-    """A model that is listed and not run: no engine of this version reads its format."""
+    """A model that is listed and not run: no engine of this version reads its format, so it has no
+    backend, and a problem in every list.
+    """
     if layout is None:
         return None
-    name = "ONNX" if layout.format == "onnx" else layout.format
     return replace(
         base,
         backend="",
@@ -214,12 +231,15 @@ def _laid_out(base: Model, layout: Layout | None) -> Model | None:
         context_length=layout.context_length,
         license=layout.license,
         embedding_length=layout.width if layout.task == "embedding" else 0,
-        problem=NotAvailableHere(
-            f"{name} models are listed, and no engine of this version runs them: take a GGUF "
-            "variant of it",
-            what=layout.format,
-            why="there is no engine for it in this version",
-        ),
+    )
+
+
+def _no_engine(format: str) -> TabAgentError:
+    return NotAvailableHere(
+        f"{'ONNX' if format == 'onnx' else format} models are listed, and no engine of this version "
+        "runs them: take a GGUF variant of it",
+        what=format,
+        why="there is no engine for it in this version",
     )
 
 
