@@ -46,7 +46,7 @@ from tabagent.services.generation import Generations
 from tabagent.services.hardware import Hardware
 from tabagent.services.hardware.recipes import RecipeList
 from tabagent.services.hardware.recommendations import RecommendationsRequest, RecommendedModels
-from tabagent.services.models import ModelInfo, Models
+from tabagent.services.models import ModelInfo, Models, ModelsRequest
 from tabagent.services.preferences import Preferences
 from tabagent.services.pulls import Pulls
 from tabagent.services.rerank import Rerank
@@ -212,7 +212,7 @@ async def offline_models(settings: Settings) -> list[ModelInfo]:
     call = Call("", Access.USER, "local", "none")
     saved = SavedSettings(Database(settings.data_dir / DATABASE))
     saved.read()
-    return (await _unstarted(settings, saved).models.list(NoParameters(), call)).data
+    return (await _unstarted(settings, saved).models.list(ModelsRequest(fits=True), call)).data
 
 
 async def offline_hardware(settings: Settings) -> tuple[HardwareInfo, RecipeList]:

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -23,15 +24,16 @@ Facts = TypeVar("Facts")
 Signature = tuple[Path, tuple[int, ...]]
 """A model's file, and the size and time of every file that its facts come from."""
 
-FORMAT: Final = f"{__version__}/1"  # what another version read, it may have read otherwise
 LARGEST: Final = 64 * 2**20  # bytes of the file
 
 
 class KeptFacts(Generic[Facts]):
-    """`file` holds facts of one `kind`, a type that msgspec knows; None keeps nothing."""
+    """`file` holds facts of one `kind`, a dataclass that msgspec knows; None keeps nothing."""
 
     def __init__(self, file: Path | None, kind: Any) -> None:
         self._file = file
+        # What another version read, it may have read otherwise, or not at all.
+        self._format = " ".join([__version__, *(field.name for field in fields(kind))])
         entries = list[tuple[Path, tuple[int, ...], kind | None]]
         self._decoder = msgspec.msgpack.Decoder(tuple[str, entries], dec_hook=_decoded)
 
@@ -44,7 +46,7 @@ class KeptFacts(Generic[Facts]):
                 return {}
             data = self._file.read_bytes()
             version = msgspec.msgpack.decode(data, type=tuple[str, msgspec.Raw])[0]
-            if version != FORMAT:
+            if version != self._format:
                 return {}
             return {(path, stamps): facts for path, stamps, facts in self._decoder.decode(data)[1]}
         except FileNotFoundError:
@@ -58,7 +60,7 @@ class KeptFacts(Generic[Facts]):
         if self._file is None or not self._file.parent.is_dir():
             return
         entries = [(path, stamps, found) for (path, stamps), found in facts.items()]
-        data = msgspec.msgpack.encode((FORMAT, entries), enc_hook=_encoded)
+        data = msgspec.msgpack.encode((self._format, entries), enc_hook=_encoded)
         draft = ""
         try:
             handle, draft = tempfile.mkstemp(dir=self._file.parent, prefix=self._file.name)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from tabagent.catalog.abilities import Abilities, abilities_of
 from tabagent.catalog.gguf_header import GgufHeader, read_gguf_header
 from tabagent.catalog.kept_facts import KeptFacts, Signature
 from tabagent.catalog.layouts import Layout, folder_of, read_layout
@@ -46,6 +47,7 @@ class Model:
     modified: int = 0  # unix seconds
     location: Location = "named"
     license: str | None = None
+    abilities: Abilities = Abilities()  # noqa: RUF009  # frozen
     embedding_length: int = 0  # numbers in a vector of a model that makes them
     pooling: Pooling | None = None  # of a model that makes vectors or ranks
     shape: Shape | None = None  # what decides how much memory it takes
@@ -230,6 +232,7 @@ def _laid_out(base: Model, layout: Layout | None) -> Model | None:
         parameters=layout.parameters,
         context_length=layout.context_length,
         license=layout.license,
+        abilities=abilities_of(layout.chat_template) if layout.task == "chat" else Abilities(),
         embedding_length=layout.width if layout.task == "embedding" else 0,
     )
 
@@ -270,6 +273,7 @@ def _describe(base: Model, header: GgufHeader) -> Model:
         parameters=header.parameters,
         context_length=header.context_length or 0,
         license=header.license,
+        abilities=abilities_of(header.chat_template) if task == "chat" else Abilities(),
         shape=None if header.is_adapter else shape_of(header),
     )
 

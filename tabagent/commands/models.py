@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from tabagent.commands.client import call, client_of, connect, running_server
 from tabagent.config import Settings
@@ -22,18 +22,22 @@ WHERE: Final = {
     "hugging-face-cache": "Hugging Face's cache",
 }
 
+FITS: Final = {
+    "yes": "[green]yes[/green]",
+    "smaller": "[yellow]less context[/yellow]",
+    "no": "[red]no[/red]",
+    "unknown": "?",
+    None: "-",
+}
+
 
 def show_models(settings: Settings) -> None:
     """The models on this machine, from the running server, else from the disk."""
     rows = _listed(settings)
+    others = ("task", "format", "size", "context", "fits", "state")
     table = Table(
-        "model",
-        "task",
-        "format",
-        "parameters",
-        "size",
-        "context",
-        "state",
+        Column("model", overflow="fold"),  # a long name goes on below, the rest stays in line
+        *(Column(name, no_wrap=True) for name in others),
         box=None,
         pad_edge=False,
     )
@@ -44,9 +48,9 @@ def show_models(settings: Settings) -> None:
             name,
             model["task"],
             f"{model['format']} {model['quantization']}".strip(),
-            _short(model["parameters"]),
             size_text(model["size_bytes"]),
             str(model["context_length"] or "-"),
+            FITS[model["fits"]],
             state or "-",
         )
     console.print(table)
@@ -118,7 +122,7 @@ def _listed(settings: Settings) -> list[dict[str, Any]]:
     running = running_server(settings)
     if running is not None:
         with client_of(running, settings) as client:
-            return list(call(client, "GET", "/v1/models")["data"])
+            return list(call(client, "GET", "/v1/models?fits=true")["data"])
     import asyncio
 
     from tabagent.app import offline_models

@@ -12,6 +12,7 @@ from pydantic import Field
 from tabagent.catalog.models import BUILTIN, Catalog, Model, Task
 from tabagent.catalog.places import Location
 from tabagent.engine.supervisor import Loaded, State, Supervisor
+from tabagent.engine.verdict import Fits, Verdict
 from tabagent.errors import WrongModelTask, problem
 from tabagent.operation import Call, NoParameters, Reply, Request
 from tabagent.parameters import Flag
@@ -26,6 +27,12 @@ class Capabilities(Reply):
     completion: bool
     embeddings: bool
     rerank: bool
+    classification: bool
+    tools: bool = Field(
+        description="Its chat template tells it of tools. Any chat model is told of them in words."
+    )
+    reasoning: bool = Field(description="It thinks before it answers.")
+    vision: bool = Field(description="It sees pictures: none does in this version.")
 
 
 class ModelInfo(Reply):
@@ -47,10 +54,22 @@ class ModelInfo(Reply):
     dimensions: int | None = Field(description="Numbers in a vector, of a model that makes them.")
     license: str | None
     capabilities: Capabilities
+    fits: Fits | None = Field(
+        description="`smaller` is with less context than usual. Null where it was not asked for, "
+        "and of what cannot be loaded anyhow."
+    )
     loaded: bool
     state: State | None
     selected: bool = Field(description="Answers requests that name no model.")
     problem: dict[str, Any] | None = Field(description="Why it cannot be loaded, if it cannot.")
+
+
+class ModelsRequest(Request):
+    """What to say of each model."""
+
+    model_config = {"json_schema_extra": {"examples": [{"fits": True}]}}
+
+    fits: bool = Field(False, description="Also whether it would fit into memory now.")
 
 
 class ModelList(Reply):
@@ -210,14 +229,15 @@ class Models:
         length: int = entry.facts.get("n_ctx", entry.placement.n_ctx)
         return length
 
-    async def list(self, request: NoParameters, call: Call) -> ModelList:
+    async def list(self, request: ModelsRequest, call: Call) -> ModelList:
         """List the models on this machine."""
         models = await asyncio.to_thread(self._catalog.scan)
-        return ModelList(data=[self._info(m) for m in models if m.task != "adapter"])
+        judge = self._supervisor.room.judge() if request.fits else None
+        return ModelList(data=[self._info(m, judge) for m in models if m.task != "adapter"])
 
     async def info(self, request: ModelName, call: Call) -> ModelInfo:
         """Describe one model."""
-        return self._info(await self.find(request.model_id))
+        return self._info(await self.find(request.model_id), self._supervisor.room.judge())
 
     async def load(self, request: LoadRequest, call: Call) -> LoadedInfo:
         """Load a model and wait until it can answer.
@@ -245,7 +265,8 @@ class Models:
         """List the models that have a process: memory, slots, queue."""
         return LoadedList(data=[_loaded_info(entry) for entry in self._supervisor.loaded()])
 
-    def _info(self, model: Model) -> ModelInfo:
+    def _info(self, model: Model, judge: Callable[[Model], Verdict] | None) -> ModelInfo:
+        able = judge and model.problem is None and model.task != "adapter"
         entry = self._supervisor.get(model.id)
         return ModelInfo(
             id=model.id,
@@ -267,7 +288,12 @@ class Models:
                 completion=model.task in ("chat", "completion"),
                 embeddings=model.task == "embedding",
                 rerank=model.task == "rerank",
+                classification=model.task == "classification",
+                tools=model.abilities.tools,
+                reasoning=model.abilities.reasoning,
+                vision=False,
             ),
+            fits=judge(model).fits if judge and able else None,
             loaded=entry is not None and entry.state == "ready",
             state=entry.state if entry else None,
             selected=model.id == self.selected,
