@@ -49,6 +49,7 @@ from tabagent.services.hardware.recommendations import RecommendationsRequest, R
 from tabagent.services.models import ModelInfo, Models, ModelsRequest
 from tabagent.services.preferences import Preferences
 from tabagent.services.pulls import Pulls
+from tabagent.services.registered import Registered
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, ResponseStore
@@ -197,6 +198,7 @@ def build_services(
         events=Events(journal),
         stats=Stats(meters, supervisor),
         preferences=preferences,
+        registered=Registered(models.with_state, preferences.configured),
         text=TextTools(models.resolve, supervisor.using, models.context_length),
         system=System(supervisor, read),
     )

@@ -15,6 +15,7 @@ from tabagent.services.hardware import Hardware
 from tabagent.services.models import Models
 from tabagent.services.preferences import Preferences
 from tabagent.services.pulls import Pulls, fold_pull
+from tabagent.services.registered import Registered
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, fold_response
@@ -62,6 +63,7 @@ class Services:
     rerank: Rerank
     generation: Generations
     models: Models
+    registered: Registered
     preferences: Preferences
     pulls: Pulls
     resources: Resources
@@ -93,6 +95,7 @@ def operations(s: Services) -> list[Operation]:
         op("get_loaded_models", ("GET /v1/models/loaded", "GET /v1/resources/loaded-models"), s.models.loaded),
         op("load_model", ("POST /v1/models/load", "POST /v1/load"), s.models.load, access=admin, errors=(*LOADING, e.Conflict)),
         op("unload_model", ("POST /v1/models/unload", "POST /v1/unload"), s.models.unload, access=admin, errors=(e.ModelNotFound, e.ModelNotLoaded, e.ModelBusy)),
+        op("get_registered_models", "GET /v1/models/registered", s.registered.list),
         op("get_embedding_models", "GET /v1/embedding-models", s.embeddings.models),
         op("select_model", "POST /v1/models/select", s.preferences.select, access=admin, errors=(*LOADING, *SAVING, e.WrongModelTask, e.Conflict)),
         op("get_params", "GET /v1/params", s.preferences.get_params),

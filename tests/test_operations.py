@@ -34,6 +34,7 @@ KEPT = {
     "set_hf_token": "POST /v1/hf/token",
     "get_hf_token_status": "GET /v1/hf/token/status",
     "clear_hf_token": "DELETE /v1/hf/token",
+    "get_registered_models": "GET /v1/models/registered",
     "select_model": "POST /v1/models/select",
     "get_params": "GET /v1/params",
     "set_params": "PUT /v1/params",

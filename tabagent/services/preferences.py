@@ -27,6 +27,7 @@ from tabagent.stores.settings import SavedSettings
 log = structlog.get_logger(__name__)
 
 PARAMS: Final = "params"
+MODEL: Final = "model/"  # before the ids of models that something was saved for
 SELECTED: Final = "selected_model"
 NO_VARIANT: Final = "default"
 NAME: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*(:\w[\w./-]*)?", re.ASCII)
@@ -160,6 +161,12 @@ class Preferences:
         await self._save(SELECTED, None)
         return True
 
+    def configured(self) -> list[str]:
+        """The ids of all models that something was saved for."""
+        named = self._saved.after(MODEL)
+        selected = self._saved.get(SELECTED)
+        return sorted({*named, *([selected] if selected else [])})
+
     def fill(self, model: Model, commands: Iterable[wire.Generate]) -> list[wire.Generate]:
         """The commands, where they say nothing as was saved for the model, then for all."""
         values = {name: value for name, (value, _) in self._effective(model.id).items()}
@@ -291,7 +298,7 @@ class Preferences:
 
 
 def _key(model_id: str) -> str:
-    return f"model/{model_id}"
+    return MODEL + model_id
 
 
 def _valid(kind: type[Kept], key: str, value: Any) -> Kept:

@@ -35,6 +35,10 @@ class SavedSettings:
         """The value, or None."""
         return self._values.get(key, (None, 0.0))[0]
 
+    def after(self, prefix: str) -> list[str]:
+        """What follows the prefix in each key that begins with it."""
+        return [key.removeprefix(prefix) for key in self._values if key.startswith(prefix)]
+
     def updated_at(self, key: str) -> float | None:
         """When it was saved, in unix seconds."""
         found = self._values.get(key)

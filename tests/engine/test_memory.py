@@ -270,6 +270,22 @@ def test_a_request_says_how_long_its_model_stays(tmp_path: Path, wish: Any, stay
             eventually(lambda: loaded(live) == [])
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "1"}),
+        ("/v1/responses", {"input": "1"}),
+    ],
+)
+def test_every_way_to_generate_says_how_long_its_model_stays(
+    tmp_path: Path, path: str, body: dict[str, Any]
+) -> None:
+    with server(tmp_path, room=4) as live:
+        answer = live.client.post(path, json=body | {"model": A, "keep_alive": 0})
+        assert answer.status_code == 200, answer.text
+        eventually(lambda: loaded(live) == [])
+
+
 def test_a_model_stays_while_it_answers_however_short_its_time(tmp_path: Path) -> None:
     with server(tmp_path, room=4, keep_alive_s=0) as live:
         with ThreadPoolExecutor() as pool:

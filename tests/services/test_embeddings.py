@@ -148,12 +148,7 @@ def test_models_that_embed_are_listed_with_their_width(server: LiveServer) -> No
     )
     info = server.client.get(f"/v1/models/{BERT}").json()
     assert (info["task"], info["dimensions"]) == ("embedding", 64)
-    assert info["capabilities"] == {
-        "chat": False,
-        "completion": False,
-        "embeddings": True,
-        "rerank": False,
-    }
+    assert [able for able, has in info["capabilities"].items() if has] == ["embeddings"]
 
 
 # ---- what is refused, and harms nobody ----------------------------------------------------------

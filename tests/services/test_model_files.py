@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tabagent.app import GUIDE
 from tabagent.catalog.models import BUILTIN
-from tests.catalog.gguf_files import basics, gguf, small_model, small_tensors
-from tests.live import LiveServer
+from tests.catalog.gguf_files import STRING, basics, gguf, pair, small_model, small_tensors
+from tests.live import FAKE, LiveServer, fake_model
 
 GOOD = GUIDE.read_bytes()
 BROKEN = {
@@ -73,3 +74,27 @@ def test_damage_that_only_the_numbers_show_harms_nobody_else(server: LiveServer)
     """Zeroed weights are a model that talks nonsense, or none: the server lives either way."""
     server.chat("Hello", "local/zeroed", max_tokens=4)
     assert server.answer("Hello", None)
+
+
+def test_a_list_says_what_fits_when_it_is_asked(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, extra=[fake_model()], memory_limit=10 * 10**6) as live:
+        plain = live.client.get("/v1/models").json()["data"]
+        assert {row["fits"] for row in plain} == {None}
+        asked = live.client.get("/v1/models", params={"fits": "true"}).json()["data"]
+        assert {row["id"]: row["fits"] for row in asked} == {BUILTIN: "no", FAKE: "unknown"}
+    with LiveServer(tmp_path) as live:
+        assert live.client.get(f"/v1/models/{BUILTIN}").json()["fits"] == "yes"
+
+
+def test_a_model_says_what_its_template_tells_it_of(tmp_path: Path) -> None:
+    template = "{% if tools %}{{ tools }}{% endif %}<think></think>{{ messages }}"
+    path = tmp_path / "models" / "able.gguf"
+    path.parent.mkdir()
+    path.write_bytes(
+        gguf([*basics(), pair("tokenizer.chat_template", STRING, template)], small_tensors())
+    )
+    with LiveServer(tmp_path) as live:
+        able = live.client.get("/v1/models/local%2Fable").json()["capabilities"]
+        assert {name for name, has in able.items() if has} == {
+            "chat", "completion", "tools", "reasoning",
+        }  # fmt: skip

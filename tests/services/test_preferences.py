@@ -154,6 +154,20 @@ def test_settings_are_kept_for_models_that_are_not_here(live: LiveServer) -> Non
     assert live.client.get(path).json()["sampling"]["temperature"] == 0.1
 
 
+def test_all_that_is_known_is_registered_with_what_to_pull(live: LiveServer) -> None:
+    put(live, "/v1/models/maker%2Fmodel/Q4_K_M/settings", sampling={"temperature": 0.1})
+    put(live, SETTINGS, sampling={"temperature": 0.1})
+    rows = {row["id"]: row for row in live.client.get("/v1/models/registered").json()["data"]}
+    assert rows[FAKE]["known_from"] == ["disk", "settings"]
+    assert (rows[FAKE]["on_disk"], rows[FAKE]["pull"]) == (True, None)
+    missing = rows["maker/model:Q4_K_M"]
+    assert (missing["on_disk"], missing["known_from"]) == (False, ["settings"])
+    assert missing["pull"] == "maker/model:Q4_K_M"
+    others = [row for row in rows.values() if row["known_from"] == ["recommended"]]
+    assert len(others) > 20
+    assert all(row["pull"] == row["id"] and row["size_bytes"] > 0 for row in others)
+
+
 def test_followers_are_told_of_what_is_saved(live: LiveServer) -> None:
     put(live, "/v1/params", params={"max_tokens": 4})
     put(live, SETTINGS, load={"n_ctx": 512})

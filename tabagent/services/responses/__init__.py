@@ -60,7 +60,10 @@ class Responses:
             )
 
         narrator = Narrator(response, keep)
-        async with aclosing(self._generator.steps(call, model, "chat", command)) as steps:
+        running = self._generator.steps(
+            call, model, "chat", command, keep_alive_s=request.keep_alive
+        )
+        async with aclosing(running) as steps:
             try:
                 async for step in steps:
                     for event in narrator.tell(step):

@@ -30,6 +30,7 @@ from tabagent.parameters.dialogue import (
     with_thinking,
 )
 from tabagent.parameters.formats import JsonObjectFormat, NamedSchema, TextFormat
+from tabagent.parameters.keep_alive import KeepAlive
 from tabagent.parameters.sampling import SamplingParameters
 from tabagent.services.responses.items import Input
 from tabagent.services.responses.transcript import Message, Transcript
@@ -133,6 +134,7 @@ class ResponseRequest(SamplingParameters):
     )
     stream: Flag | None = Field(False, description="Send the answer as server-sent events.")
     stream_options: ResponseStreamOptions | None = None
+    keep_alive: KeepAlive = None
     max_output_tokens: Whole | None = Field(None, ge=1, description="Reasoning counts too.")
     tools: (
         Annotated[list[Annotated[Function, BeforeValidator(functions_only)]], Field(max_length=64)]
