@@ -50,7 +50,9 @@ class Journal:
         self._room, self._pace_s = kept, pace_s
         self._changes: list[Change] = []
         self._lost = 0  # the highest number that went for want of room
-        self._passing: dict[str, tuple[Change, float]] = {}  # the newest of a subject, and when
+        self._passing: dict[
+            tuple[Kind, str], tuple[Change, float]
+        ] = {}  # the newest of a subject, and when
         self._followers: set[asyncio.Event] = set()
         self._closed = False
 
@@ -60,19 +62,20 @@ class Journal:
         It takes the place of the last one of its subject that was passing. A passing one that comes
         within the pace is left out: its subject will be told of again.
         """
-        before, when = self._passing.get(about, (None, 0.0))
+        subject = kind, about
+        before, when = self._passing.get(subject, (None, 0.0))
         now = monotonic()
         if passing and before and now - when < self._pace_s:
             return
         if before:
-            self._passing.pop(about)
+            self._passing.pop(subject)
             if before.number > self._lost:
                 self._changes.remove(before)
         self.last += 1
         change = Change(self.last, time(), kind, about, data, passing)
         self._changes.append(change)
         if passing:
-            self._passing[about] = change, now
+            self._passing[subject] = change, now
         if len(self._changes) > self._room:
             self._lost = self._changes.pop(0).number
         for follower in self._followers:

@@ -26,7 +26,10 @@ from tabagent.wire import Pooling
 
 Task = Literal["chat", "completion", "embedding", "rerank", "classification", "adapter"]
 BUILTIN: Final = "tabagent/guide"
-DESCRIBED_BY: Final = ("config.json", "genai_config.json", "tokenizer_config.json")
+DESCRIBED_BY: Final = (
+    "config.json", "genai_config.json", "tokenizer_config.json", "chat_template.jinja",
+    "modules.json", "README.md",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +205,7 @@ def _as_placed(model: Model, id_: str, location: Location) -> Model:
 def _signature(path: Path, info: os.stat_result) -> Signature:
     stamps = [info.st_size, info.st_mtime_ns]
     if path.suffix.lower() != ".gguf":
+        stamps.append(path.parent.stat().st_mtime_ns)  # what lies beside it has come or gone
         for name in DESCRIBED_BY:
             with suppress(OSError):
                 described = (folder_of(path) / name).stat()

@@ -11,7 +11,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from tabagent.commands.client import call, client_of, connect, running_server
+from tabagent.commands.failure import CommandFailed
 from tabagent.config import Settings
+from tabagent.stores.database import DatabaseUnusable
 
 console = Console()
 WHERE: Final = {
@@ -127,7 +129,11 @@ def _listed(settings: Settings) -> list[dict[str, Any]]:
 
     from tabagent.app import offline_models
 
-    return [model.model_dump(mode="json") for model in asyncio.run(offline_models(settings))]
+    try:
+        models = asyncio.run(offline_models(settings))
+    except DatabaseUnusable as error:
+        raise CommandFailed(str(error), error.fix) from error
+    return [model.model_dump(mode="json") for model in models]
 
 
 def show_loaded(settings: Settings) -> None:

@@ -89,6 +89,8 @@ def remove(settings: Settings, model: str, *, sure: bool) -> None:
             typer.confirm(f"Delete {model}?", abort=True)
         gone = call(client, "POST", "/v1/delete", {"model": model})
     print(f"{gone['model']} is deleted: {size_text(gone['freed_bytes'])} are free again")
+    if gone["was_selected"]:
+        print("It answered requests that name no model; the built-in model does now.")
 
 
 def variants(settings: Settings, repository: str) -> None:

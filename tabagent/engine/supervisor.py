@@ -417,7 +417,7 @@ class Supervisor:
             entry.state = "crashed"
             self._tell(entry, "crashed")
             return
-        entry.state, entry.process = "restarting", None
+        entry.state, entry.process, entry.progress = "restarting", None, 0.0
         self._tell(entry, "restarting")
         entry.restarts += 1
         self._spin_up(entry)

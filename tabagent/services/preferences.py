@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar
 
@@ -188,7 +189,14 @@ class Preferences:
     async def load_wish(self, model: Model) -> LoadWish:
         """How a model is loaded when nobody says otherwise."""
         _, load = self._of(model.id)
-        draft = await self._find(load.draft_model) if load.draft_model else None
+        try:
+            draft = await self._find(load.draft_model) if load.draft_model else None
+        except ModelNotFound as error:
+            error.detail = (
+                f"the saved settings of {model.id} name {load.draft_model} as its draft model, which "
+                "is not here any more: save others"
+            )
+            raise
         return LoadWish(load.options(draft), load.keep_alive, load.pin)
 
     # ---- operations -----------------------------------------------------------------------------
@@ -258,8 +266,9 @@ class Preferences:
         sampling, load = self._of(model_id)
         reload_needed = False
         if here:
-            wish = await self.load_wish(await self._find(model_id))
-            reload_needed = self._differs(model_id, wish)
+            with suppress(ModelNotFound):  # of its draft model: loading says so
+                wish = await self.load_wish(await self._find(model_id))
+                reload_needed = self._differs(model_id, wish)
         return InferenceSettings(
             model=model_id,
             on_disk=here,

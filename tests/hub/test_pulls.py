@@ -259,13 +259,29 @@ def test_what_was_pulled_can_be_deleted_once_it_is_unloaded(
     server.owner.post("/v1/models/unload", json={"model": MODEL})
     size = (tmp_path / "models" / "maker" / "model" / FILE).stat().st_size
     gone = server.owner.post("/v1/delete", json={"model": MODEL}).json()
-    assert gone == {"model": MODEL, "files": [FILE], "freed_bytes": size}
+    assert gone == {
+        "model": MODEL,
+        "files": [FILE],
+        "freed_bytes": size,
+        "was_selected": False,
+    }
     assert files(tmp_path) == ["model-Q8_0.gguf"]
     server.owner.post("/v1/delete", json={"model": "maker/model:Q8_0"})
     assert not (tmp_path / "models" / "maker").exists()
     assert (
         server.owner.post("/v1/delete", json={"model": MODEL}).json()["code"] == "model-not-found"
     )
+
+
+def test_the_selected_model_is_let_go_of_and_the_builtin_one_answers_again(
+    server: LiveServer,
+) -> None:
+    pull(server)
+    assert server.owner.post("/v1/models/select", json={"model": MODEL}).json() == {"model": MODEL}
+    gone = server.owner.post("/v1/delete", json={"model": MODEL}).json()
+    assert gone["was_selected"] is True
+    assert server.client.get("/v1/models/tabagent%2Fguide").json()["selected"] is True
+    assert server.answer("hello", None, max_tokens=3)
 
 
 @pytest.mark.parametrize("where", ["loose.gguf", "maker/model/other-Q4_K_M.gguf"])

@@ -210,6 +210,18 @@ def test_a_draft_model_that_is_not_here_is_refused(live: LiveServer) -> None:
     assert refused.json()["code"] == "model-not-found"
 
 
+def test_a_draft_model_that_went_is_named_when_its_model_is_loaded(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, extra=fake_models()) as server:
+        put(server, SETTINGS, load={"draft_model": EMBEDDER})
+    with LiveServer(tmp_path, extra=[fake_model()]) as server:
+        assert server.client.get(SETTINGS).json()["load"]["draft_model"] == EMBEDDER
+        refused = server.chat("3").json()
+        assert refused["code"] == "model-not-found"
+        assert "saved settings of fake/counter name fake/embedder" in refused["detail"]
+        put(server, SETTINGS)
+        assert server.answer("3")
+
+
 # ---- the selected model -------------------------------------------------------------------------
 
 
