@@ -35,7 +35,6 @@ NOT_YET = {
     "url-not-allowed",
     "model-source-invalid",
     "rate-limited",
-    "database-busy",
     "index-rebuilding",
 }
 # Produced where the means are: by the dispatcher alone, or by a worker that cannot allocate.
@@ -46,6 +45,7 @@ ELSEWHERE = {
     "upstream-unreachable": "tests/hub/test_download.py",
     "upstream-invalid": "tests/hub/test_download.py",
     "insufficient-storage": "tests/hub/test_pulls.py",
+    "database-busy": "tests/stores/test_database.py",
     "internal-error": "tests/test_dispatcher.py",
     "out-of-memory": "tests/worker/gguf",
     "request-timeout": "tests/transports/test_http.py",
