@@ -102,7 +102,19 @@ class Room:
 
         def verdict(what: Model | int) -> Verdict:
             model = guessed("this", weight_bytes=what) if isinstance(what, int) else what
-            return judge(model, settings, available, machine)
+            try:
+                return judge(model, settings, available, machine)
+            except (
+                errors.InvalidRequest,
+                errors.NotAvailableHere,
+            ) as error:  # what the operator set cannot be
+                return Verdict(
+                    fits="no",
+                    required_bytes=0,
+                    available_bytes=available,
+                    device=settings.device,
+                    reason=error.detail,
+                )
 
         return verdict
 

@@ -98,3 +98,12 @@ def test_a_model_says_what_its_template_tells_it_of(tmp_path: Path) -> None:
         assert {name for name, has in able.items() if has} == {
             "chat", "completion", "tools", "reasoning",
         }  # fmt: skip
+
+
+def test_a_device_that_is_not_here_fits_nothing_and_breaks_no_list(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, device="cuda") as live:
+        rows = live.client.get("/v1/models", params={"fits": "true"}).json()["data"]
+        assert [row["fits"] for row in rows] == ["no"]
+        answer = live.client.get("/v1/hardware/recommendations", params={"fits": "anywhere"}).json()
+        assert all("cuda" in row["reason"] for row in answer["data"])
+        assert live.chat("hello", None).json()["code"] == "not-available-here"
