@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tabagent.catalog.models import BUILTIN, Catalog, Model, Task
 from tabagent.catalog.places import Location
@@ -60,6 +60,7 @@ class ModelInfo(Reply):
     )
     loaded: bool
     state: State | None
+    resident_bytes: int | None = Field(description="What it takes now, if it is loaded.")
     selected: bool = Field(description="Answers requests that name no model.")
     problem: dict[str, Any] | None = Field(description="Why it cannot be loaded, if it cannot.")
 
@@ -93,9 +94,26 @@ class LoadRequest(LoadParameters):
     model_config = {"json_schema_extra": {"examples": [{"model": BUILTIN}]}}
 
     model: str = Field(max_length=200)
+    variant: str | None = Field(
+        None, max_length=100, description="Such as `Q4_K_M`, where `model` is a repository."
+    )
+    quantization: str | None = Field(None, max_length=100, description="The same as `variant`.")
     force_reload: Flag = Field(
         False, description="Unload it first; its requests end with an error."
     )
+
+    @model_validator(mode="after")
+    def _one_variant(self) -> Self:
+        named = self.model.partition(":")[2]
+        if len({v.upper() for v in (named, self.variant, self.quantization) if v}) > 1:
+            raise ValueError("model, variant and quantization name different variants")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Repository and variant, or what `model` says alone."""
+        variant = self.variant or self.quantization
+        return f"{self.model.partition(':')[0]}:{variant}" if variant else self.model
 
 
 class UnloadRequest(Request):
@@ -244,7 +262,7 @@ class Models:
 
         Naming a model in a request loads it too; this is for choosing how, or for doing it early.
         """
-        model = await self.find(request.model)
+        model = await self.find(request.name)
         draft = await self.find(request.draft_model) if request.draft_model else None
         entry = await self._supervisor.load(
             model,
@@ -296,6 +314,7 @@ class Models:
             fits=judge(model).fits if judge and able else None,
             loaded=entry is not None and entry.state == "ready",
             state=entry.state if entry else None,
+            resident_bytes=entry.process.beat.resident_bytes if entry and entry.process else None,
             selected=model.id == self.selected,
             problem=_short(model),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,3 +108,24 @@ def test_a_device_that_is_not_here_fits_nothing_and_breaks_no_list(tmp_path: Pat
         answer = live.client.get("/v1/hardware/recommendations", params={"fits": "anywhere"}).json()
         assert all("cuda" in row["reason"] for row in answer["data"])
         assert live.chat("hello", None).json()["code"] == "not-available-here"
+
+
+def test_a_variant_of_a_repository_is_loaded_by_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "maker" / "model"
+    folder.mkdir(parents=True)
+    for variant in ("Q8_0", "F16"):
+        (folder / f"model-{variant}.gguf").write_bytes(GOOD)
+    with LiveServer(tmp_path) as live:
+
+        def load(**wish: str) -> dict[str, Any]:
+            answer: dict[str, Any] = live.owner.post("/v1/models/load", json=wish).json()
+            return answer
+
+        assert load(model="maker/model", variant="f16")["model"] == "maker/model:F16"
+        loaded = load(model="maker/model", quantization="Q8_0")
+        assert loaded["model"] == "maker/model:Q8_0"
+        assert load(model="maker/model", variant="Q2_K")["code"] == "model-not-found"
+        clash = load(model="maker/model:F16", variant="Q8_0")
+        assert clash["code"] == "invalid-request"
+        info = live.client.get("/v1/models/maker%2Fmodel%3AQ8_0").json()
+        assert info["resident_bytes"] > 0
