@@ -38,6 +38,7 @@ from tabagent.replies.changes import ModelChange
 from tabagent.replies.generation import Generator
 from tabagent.replies.hardware import HardwareInfo
 from tabagent.replies.pulls import Pull
+from tabagent.replies.vectors import Embedder
 from tabagent.services.chat import Chat
 from tabagent.services.completions import Completions
 from tabagent.services.embeddings import Embeddings
@@ -46,6 +47,7 @@ from tabagent.services.generation import Generations
 from tabagent.services.hardware import Hardware
 from tabagent.services.hardware.recipes import RecipeList
 from tabagent.services.hardware.recommendations import RecommendationsRequest, RecommendedModels
+from tabagent.services.likeness import Likeness
 from tabagent.services.models import ModelInfo, Models, ModelsRequest
 from tabagent.services.preferences import Preferences
 from tabagent.services.pulls import Pulls
@@ -165,6 +167,7 @@ def build_services(
     generation = Generations(supervisor, settings, preferences.fill, meters)
     token = HubToken(settings.data_dir / "hf_token")
     pooling = PoolingRequests(supervisor, settings, meters)
+    embedder = Embedder(models.resolve_for, pooling.ask)
     generator = Generator(models.resolve, generation.run, models.adapter, settings.raw_grammar)
     return Services(
         chat=Chat(generator),
@@ -172,7 +175,8 @@ def build_services(
         responses=Responses(
             generator, ResponseStore(settings.kept_responses, settings.kept_responses_bytes)
         ),
-        embeddings=Embeddings(models.resolve_for, pooling.ask, models.with_state),
+        embeddings=Embeddings(embedder, models.with_state),
+        likeness=Likeness(embedder),
         rerank=Rerank(models.resolve_for, pooling.ask),
         generation=generation,
         models=models,

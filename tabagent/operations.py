@@ -12,6 +12,7 @@ from tabagent.services.embeddings import Embeddings
 from tabagent.services.events import Events, fold_events
 from tabagent.services.generation import Generations
 from tabagent.services.hardware import Hardware
+from tabagent.services.likeness import Likeness
 from tabagent.services.models import Models
 from tabagent.services.preferences import Preferences
 from tabagent.services.pulls import Pulls, fold_pull
@@ -36,6 +37,7 @@ POOLING = (
     *LOADING, e.UnsupportedParameter, e.ContextLengthExceeded, e.WrongModelTask, e.QueueFull,
     e.QueueTimeout, e.GenerationTimeout,
 )  # fmt: skip
+EMBEDDING = (*POOLING, e.EmbeddingModelNotAvailable)
 HUB = (
     e.ModelNotFound,
     e.AccessDenied,
@@ -61,6 +63,7 @@ class Services:
     responses: Responses
     embeddings: Embeddings
     rerank: Rerank
+    likeness: Likeness
     generation: Generations
     models: Models
     registered: Registered
@@ -82,8 +85,13 @@ def operations(s: Services) -> list[Operation]:
         op("chat", "POST /v1/chat/completions", s.chat.create, errors=GENERATING, collect=fold_chat),
         op("generate", "POST /v1/completions", s.completions.create, errors=GENERATING, collect=fold_completion),
         op("responses", "POST /v1/responses", s.responses.create, errors=(*GENERATING, e.ResponseNotFound), collect=fold_response, done=False),
-        op("embeddings", "POST /v1/embeddings", s.embeddings.create, errors=(*POOLING, e.EmbeddingModelNotAvailable)),
+        op("embeddings", "POST /v1/embeddings", s.embeddings.create, errors=EMBEDDING),
         op("rerank", "POST /v1/rerank", s.rerank.create, errors=POOLING),
+        op("similarity", "POST /v1/similarity", s.likeness.similarity, errors=EMBEDDING),
+        op("semantic_search", "POST /v1/semantic-search", s.likeness.search, errors=EMBEDDING),
+        op("recommend", "POST /v1/recommend", s.likeness.recommend, errors=EMBEDDING),
+        op("evaluate_embeddings", "POST /v1/evaluate-embeddings", s.likeness.evaluate, errors=EMBEDDING),
+        op("cluster", "POST /v1/cluster", s.likeness.cluster, errors=EMBEDDING),
         op("stop_generation", ("POST /v1/generation/stop", "POST /v1/halt"), s.generation.stop, errors=(e.RequestNotFound,)),
         op("get_halt_status", "GET /v1/halt", s.generation.status),
         op("tokenize", "POST /v1/tokenize", s.text.tokenize, errors=LOADING),

@@ -11,17 +11,13 @@ import msgspec
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from tabagent import wire
-from tabagent.catalog.models import Model, Task
-from tabagent.engine.pooling import Ask
-from tabagent.errors import EmbeddingModelNotAvailable, WrongModelTask
+from tabagent.catalog.models import Model
 from tabagent.operation import Call, NoParameters, Reply, Request
 from tabagent.parameters import Meaningless, Whole, unsupported
 from tabagent.parameters.keep_alive import KeepAlive
+from tabagent.replies.vectors import Embedder
 
 MOST_INPUTS = 256
-
-Resolve = Callable[[str | None, Task], Awaitable[Model | None]]
-"""The model that a request names; one for the task when it names none, or None."""
 
 
 def _texts(value: Any) -> Any:
@@ -134,15 +130,14 @@ class EmbeddingModelList(Reply):
 
 
 class Embeddings:
-    """`resolve` finds a model, `ask` asks its worker, `listed` has all models and which are loaded."""
+    """`listed` has all models and which are loaded."""
 
     def __init__(
         self,
-        resolve: Resolve,
-        ask: Ask,
+        embedder: Embedder,
         listed: Callable[[], Awaitable[list[tuple[Model, bool]]]],
     ) -> None:
-        self._resolve, self._ask, self._listed = resolve, ask, listed
+        self._embedder, self._listed = embedder, listed
 
     async def create(self, request: EmbeddingRequest, call: Call) -> EmbeddingList:
         """Turn texts into vectors, as OpenAI's embeddings.
@@ -150,30 +145,25 @@ class Embeddings:
         Vectors have length 1. A text that is longer than the model reads at once is refused, or cut
         when `truncate` says so. Texts that wait together are computed together, whoever sent them.
         """
-        model = await self._resolve(request.model, "embedding")
-        if model is None:
-            raise EmbeddingModelNotAvailable("there is no embedding model here", param="model")
-        if model.problem is None and model.task != "embedding":
-            raise WrongModelTask(
-                f"{model.id} makes no embeddings: GET /v1/embedding-models lists those that do",
-                param="model",
-            )
-        answer = await self._ask(
-            model,
-            lambda id_: wire.Embed(
-                id_, request.texts, request.truncate == "end", dimensions=request.dimensions
-            ),
-            request.keep_alive,
+        one = isinstance(request.input, str)
+        found = await self._embedder.vectors(
+            request.model,
+            request.texts,
+            pointers=["/input" if one else f"/input/{n}" for n in range(len(request.texts))],
+            cut=request.truncate == "end",
+            dimensions=request.dimensions,
+            keep_alive_s=request.keep_alive,
         )
         form = _base64 if request.encoding_format == "base64" else _floats
-        total = sum(answer["tokens"])
         return EmbeddingList.model_construct(
             data=[
                 Embedding.model_construct(index=index, embedding=form(vector))
-                for index, vector in enumerate(answer["vectors"])
+                for index, vector in enumerate(found.rows)
             ],
-            model=model.id,
-            usage=EmbeddingUsage.model_construct(prompt_tokens=total, total_tokens=total),
+            model=found.model,
+            usage=EmbeddingUsage.model_construct(
+                prompt_tokens=found.tokens, total_tokens=found.tokens
+            ),
         )
 
     async def models(self, request: NoParameters, call: Call) -> EmbeddingModelList:

@@ -1,0 +1,109 @@
+"""Texts as vectors, as services ask for them: a model is found, texts go in, an array comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
+
+from tabagent import wire
+from tabagent.catalog.models import Model, Task
+from tabagent.engine.pooling import Ask
+from tabagent.errors import EmbeddingModelNotAvailable, TabAgentError, WrongModelTask
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Matrix = NDArray[np.float32]
+
+TOGETHER: Final = 256  # texts that a worker is asked for at once: others come between
+
+Resolve = Callable[[str | None, Task], Awaitable[Model | None]]
+"""The model that a request names; one for the task when it names none, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What a model made of texts: a row of length 1 for each, and how many tokens were read."""
+
+    model: str
+    rows: list[bytes]  # little-endian 32-bit floats
+    tokens: int
+
+    def matrix(self) -> Matrix:
+        """[texts, dimensions]."""
+        import numpy as np  # 0.1 s that a start need not wait
+
+        return np.frombuffer(b"".join(self.rows), np.dtype("<f4")).reshape(len(self.rows), -1)
+
+
+class Embedder:
+    """`resolve` finds a model, `ask` asks its worker."""
+
+    def __init__(self, resolve: Resolve, ask: Ask) -> None:
+        self._resolve, self._ask = resolve, ask
+
+    async def vectors(
+        self,
+        name: str | None,
+        texts: Sequence[str],
+        *,
+        pointers: Sequence[str],
+        cut: bool = False,
+        dimensions: int | None = None,
+        keep_alive_s: float | None = None,
+    ) -> Vectors:
+        """The vectors of `texts`, each of which stands at its pointer in the request.
+
+        Raises EmbeddingModelNotAvailable, WrongModelTask, or what the worker raises, with the
+        pointers of the texts that it is about.
+        """
+        model = await self._model(name)
+        rows: list[bytes] = []
+        tokens = 0
+        for start in range(0, len(texts), TOGETHER):
+            part = list(texts[start : start + TOGETHER])
+            command = wire.Embed(0, part, cut, dimensions=dimensions)
+            try:
+                answer = await self._ask(model, partial(_numbered, command), keep_alive_s)
+            except TabAgentError as error:
+                _point(error, part, pointers[start:])
+                raise
+            rows += answer["vectors"]
+            tokens += sum(answer["tokens"])
+        return Vectors(model.id, rows, tokens)
+
+    async def _model(self, name: str | None) -> Model:
+        model = await self._resolve(name, "embedding")
+        if model is None:
+            raise EmbeddingModelNotAvailable("there is no embedding model here", param="model")
+        if model.problem is None and model.task != "embedding":
+            raise WrongModelTask(
+                f"{model.id} makes no embeddings: GET /v1/embedding-models lists those that do",
+                param="model",
+            )
+        return model
+
+
+def _numbered(command: wire.Embed, id_: int) -> wire.Embed:
+    return replace(command, id=id_)
+
+
+def _point(error: TabAgentError, part: Sequence[str], pointers: Sequence[str]) -> None:
+    """A worker knows its texts as `/input/0` and so on, or `/input` alone: say where they stand."""
+    if error.param != "input":
+        return
+    whole = pointers[0].rpartition("/")[0] or pointers[0]
+    names = {"/input": whole if len(part) > 1 else pointers[0]}
+    names |= {f"/input/{n}": pointer for n, pointer in enumerate(pointers)}
+    for fault in error.members.get("errors", ()):
+        fault["pointer"] = names.get(fault["pointer"], fault["pointer"])
+    first, _, rest = error.detail.partition(" ")
+    colon = ":" if first.endswith(":") else ""
+    if (found := first.rstrip(":")) in names:
+        error.detail = f"{names[found]}{colon} {rest}"
+        error.param = names[found].split("/")[1]
