@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.float32]
 
 TOGETHER: Final = 256  # texts that a worker is asked for at once: others come between
+TOKENS: Final = 65_536  # of all these texts; no token has less than a byte
+FRAME: Final = 8  # tokens around a text, at most
 
 Resolve = Callable[[str | None, Task], Awaitable[Model | None]]
 """The model that a request names; one for the task when it names none, or None."""
@@ -53,25 +55,26 @@ class Embedder:
         texts: Sequence[str],
         *,
         pointers: Sequence[str],
+        at_once: bool = False,
         cut: bool = False,
         dimensions: int | None = None,
         keep_alive_s: float | None = None,
     ) -> Vectors:
         """The vectors of `texts`, each of which stands at its pointer in the request.
 
+        They are computed in parts that a worker surely takes, or all `at_once`, which it may refuse.
         Raises EmbeddingModelNotAvailable, WrongModelTask, or what the worker raises, with the
         pointers of the texts that it is about.
         """
         model = await self._model(name)
         rows: list[bytes] = []
         tokens = 0
-        for start in range(0, len(texts), TOGETHER):
-            part = list(texts[start : start + TOGETHER])
+        for part in [list(texts)] if at_once else _parts(texts):
             command = wire.Embed(0, part, cut, dimensions=dimensions)
             try:
                 answer = await self._ask(model, partial(_numbered, command), keep_alive_s)
             except TabAgentError as error:
-                _point(error, part, pointers[start:])
+                _point(error, part, pointers[len(rows) :])
                 raise
             rows += answer["vectors"]
             tokens += sum(answer["tokens"])
@@ -87,6 +90,19 @@ class Embedder:
                 param="model",
             )
         return model
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    part: list[str] = []
+    room = TOKENS
+    for text in texts:
+        size = len(text.encode(errors="replace")) + FRAME
+        if part and (size > room or len(part) == TOGETHER):
+            yield part
+            part, room = [], TOKENS
+        part.append(text)
+        room -= size
+    yield part
 
 
 def _numbered(command: wire.Embed, id_: int) -> wire.Embed:

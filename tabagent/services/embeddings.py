@@ -150,6 +150,7 @@ class Embeddings:
             request.model,
             request.texts,
             pointers=["/input" if one else f"/input/{n}" for n in range(len(request.texts))],
+            at_once=True,
             cut=request.truncate == "end",
             dimensions=request.dimensions,
             keep_alive_s=request.keep_alive,

@@ -120,6 +120,13 @@ def test_more_texts_than_one_request_of_embeddings_takes(server: LiveServer) -> 
     assert answer["usage"]["prompt_tokens"] == sum(map(len, texts)) + len("text 599")
 
 
+def test_texts_of_more_tokens_than_a_worker_takes_at_once(server: LiveServer) -> None:
+    texts = ["a cat " * 40 + str(number) for number in range(900)]  # 80,000 tokens and more
+    found = ask(server, "semantic-search", query=texts[-1], texts=texts, top_k=1)
+    assert found["results"][0]["score"] == pytest.approx(1, abs=1e-5)
+    assert found["usage"]["prompt_tokens"] > 65_536
+
+
 def test_a_text_that_is_too_long_is_named_where_it_stands(server: LiveServer) -> None:
     long = "cat " * 5000
     body = {"model": BERT, "texts": ["a", "b"], "others": ["c", long, "d"]}
