@@ -47,6 +47,7 @@ from tabagent.services.generation import Generations
 from tabagent.services.hardware import Hardware
 from tabagent.services.hardware.recipes import RecipeList
 from tabagent.services.hardware.recommendations import RecommendationsRequest, RecommendedModels
+from tabagent.services.labels import Labels
 from tabagent.services.likeness import Likeness
 from tabagent.services.models import ModelInfo, Models, ModelsRequest
 from tabagent.services.preferences import Preferences
@@ -176,6 +177,7 @@ def build_services(
             generator, ResponseStore(settings.kept_responses, settings.kept_responses_bytes)
         ),
         embeddings=Embeddings(embedder, models.with_state),
+        labels=Labels(models.resolve_for, pooling.ask),
         likeness=Likeness(embedder),
         rerank=Rerank(models.resolve_for, pooling.ask),
         generation=generation,

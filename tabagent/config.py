@@ -151,6 +151,9 @@ class Settings(BaseSettings):
     keep_state: bool = Field(
         False, description="Keep computed prompts on disk when a model is unloaded."
     )
+    graph_cache_bytes: int = Field(
+        2**30, ge=0, description="Disk for optimised ONNX graphs, which load faster; 0 keeps none."
+    )
     keep_state_bytes: int = Field(
         4 * 2**30, ge=0, description="Most disk they may take, of all models together."
     )

@@ -12,6 +12,7 @@ from tabagent.services.embeddings import Embeddings
 from tabagent.services.events import Events, fold_events
 from tabagent.services.generation import Generations
 from tabagent.services.hardware import Hardware
+from tabagent.services.labels import Labels
 from tabagent.services.likeness import Likeness
 from tabagent.services.models import Models
 from tabagent.services.preferences import Preferences
@@ -63,6 +64,7 @@ class Services:
     responses: Responses
     embeddings: Embeddings
     rerank: Rerank
+    labels: Labels
     likeness: Likeness
     generation: Generations
     models: Models
@@ -86,7 +88,9 @@ def operations(s: Services) -> list[Operation]:
         op("generate", "POST /v1/completions", s.completions.create, errors=GENERATING, collect=fold_completion),
         op("responses", "POST /v1/responses", s.responses.create, errors=(*GENERATING, e.ResponseNotFound), collect=fold_response, done=False),
         op("embeddings", "POST /v1/embeddings", s.embeddings.create, errors=EMBEDDING),
-        op("rerank", "POST /v1/rerank", s.rerank.create, errors=POOLING),
+        op("rerank", "POST /v1/rerank", s.rerank.create, errors=EMBEDDING),
+        op("classify", "POST /v1/classify", s.labels.classify, errors=POOLING),
+        op("entities", "POST /v1/entities", s.labels.entities, errors=POOLING),
         op("similarity", "POST /v1/similarity", s.likeness.similarity, errors=EMBEDDING),
         op("semantic_search", "POST /v1/semantic-search", s.likeness.search, errors=EMBEDDING),
         op("recommend", "POST /v1/recommend", s.likeness.recommend, errors=EMBEDDING),

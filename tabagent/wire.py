@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 """Raised when these structs change; the handshake compares it."""
 
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -21,7 +21,11 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 KvLayout = Literal["auto", "shared", "separate"]
 """One KV cache for all sequences, or a part for each; auto: parts, where each has room for all."""
 Speculation = Literal["off", "ngram", "draft"]
-Pooling = Literal["mean", "cls", "last", "rank"]
+Pooling = Literal["mean", "cls", "last", "max", "rank", "labels", "spans"]
+"""What becomes of a text's tokens: a vector; a rank; labels of the whole; labels of each."""
+Scale = Literal["sigmoid", "softmax", "raw"]
+Truncate = Literal["error", "end", "split"]
+RankMethod = Literal["auto", "cross-encoder", "similarity", "late-interaction"]
 
 
 class _Message(msgspec.Struct, tag=True, omit_defaults=True):
@@ -92,6 +96,18 @@ class Dialogue(msgspec.Struct, frozen=True, omit_defaults=True):
     variables: dict[str, Any] = {}  # further template variables
 
 
+class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a model reads whole texts, as the files beside its weights say."""
+
+    lowercase: bool = False
+    prompts: dict[str, str] = {}  # what stands before a text, by name
+    default_prompt: str | None = None  # the name of the one that stands there unasked
+    pools_prompt: bool = True  # whether its tokens count in the vector
+    labels: list[str] = []  # of the head's outputs, in their order
+    scale: Scale = "softmax"  # what makes scores of these outputs
+    after: list[str] = []  # layers that a vector goes through when it is pooled
+
+
 # ---- gateway -> worker --------------------------------------------------------------------------
 class Load(_Message):
     """Load the model at `path`. Answered by Done(facts about it)."""
@@ -115,7 +131,11 @@ class Load(_Message):
     draft_path: str | None = None  # the small model that guesses for this one
     draft_tokens: int = 0  # most tokens guessed at once
     state_path: str | None = None  # where computed prompts are kept over a reload
-    pooling: Pooling | None = None  # of a model that makes vectors or ranks; None: it generates
+    pooling: Pooling | None = None  # of a model that reads whole texts; None: it generates
+    reading: Reading | None = None  # of one whose own file does not say it
+    providers: list[str] = []  # ONNX Runtime's execution providers to try, the best first
+    graph_path: str | None = None  # where optimised graphs are kept over a reload
+    graph_bytes: int = 0  # how much of them
     n_gpu_layers: int = 0  # layers on graphics processors, the output layer first; 0: the CPU alone
     main_gpu: int | None = None  # the only one to use; None: as `tensor_split` says
     tensor_split: list[float] = []  # what part of those layers each gets
@@ -174,13 +194,15 @@ class Embed(_Message):
 
     id: int
     texts: list[str]
-    truncate: bool = False  # cut what is too long; else it is refused
+    truncate: Truncate = "error"  # what is too long is refused, cut, or the mean of its parts
     normalise: bool = True
     dimensions: int | None = None  # keep the first so many; None: all
+    prompt: str | None = None  # the name of what stands before each; None: the model's default
+    lenient: bool = False  # a name that the model has not is no error
 
 
 class Rank(_Message):
-    """How relevant each document is to the query, 0 to 1. Answered by Done({scores, tokens}).
+    """How relevant each document is to the query. Answered by Done({scores, tokens, method}).
 
     A document that does not fit beside the query is read in windows, of which the best counts.
     """
@@ -189,6 +211,29 @@ class Rank(_Message):
     query: str
     documents: list[str]
     truncate: bool = False  # read the first window alone
+    method: RankMethod = "auto"
+
+
+class Label(_Message):
+    """What texts are. Answered by Done({scores: of each text for each label, tokens: of each}).
+
+    Scores of a text that is too long are the mean of its windows' by their tokens.
+    """
+
+    id: int
+    texts: list[str]
+    truncate: Truncate = "error"
+
+
+class Mark(_Message):
+    """What is named in texts. Answered by Done({spans: of each text, tokens: of each}).
+
+    A span is (label, score, first character, the one after its last). Long texts are read in
+    windows.
+    """
+
+    id: int
+    texts: list[str]
 
 
 class Sleep(_Message):
@@ -306,8 +351,10 @@ class Failed(_Message):
     members: dict[str, Any] = {}
 
 
+Pooled = Embed | Rank | Label | Mark
+"""What is asked of a model that reads whole texts."""
 Command = (
-    Load | Render | Tokenize | Detokenize | Generate | Embed | Rank | Sleep | Cancel | Shutdown
+    Load | Render | Tokenize | Detokenize | Generate | Pooled | Sleep | Cancel | Shutdown
 )
 Event = Hello | Beat | Progress | Pieces | Finished | Done | Failed
 

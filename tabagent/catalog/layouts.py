@@ -7,21 +7,33 @@ onnxruntime-genai's `genai_config.json`, and sentence-transformers' `modules.jso
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from tabagent.errors import ModelCorrupt, TabAgentError, UnsupportedModel
+from tabagent.catalog.json_files import (
+    corrupt,
+    json_object,
+    parsed_object,
+    read_whole,
+    text_in,
+)
+from tabagent.catalog.reading import longest_text, pooling_of, reading_of
+from tabagent.catalog.shape import Layer, Shape
+from tabagent.errors import UnsupportedModel
+from tabagent.wire import Pooling, Reading
 
-LARGEST_JSON: Final = 16 * 2**20  # bytes; tokenizer files are a few megabytes
 LARGEST_HEADER: Final = 32 * 2**20  # of a safetensors file
 FRONT: Final = 8192  # bytes of a model card that hold its front matter
 CONTEXT: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+HEADS: Final = ("num_attention_heads", "n_head", "n_heads")
+LAYERS: Final = ("num_hidden_layers", "n_layer", "n_layers")
+MIDDLE: Final = ("intermediate_size", "hidden_dim", "n_inner", "ffn_dim")
+MOST_LAYERS: Final = 1000
 WIDTH: Final = ("hidden_size", "d_model", "dim", "n_embd")
 
-Kind = Literal["chat", "completion", "embedding", "rerank", "classification"]
+Kind = Literal["chat", "completion", "embedding", "rerank", "classification", "entities"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +49,9 @@ class Layout:
     license: str | None
     chat_template: str | None
     files: tuple[Path, ...]
+    pooling: Pooling | None = None  # of one that reads whole texts
+    reading: Reading | None = None
+    shape: Shape | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -55,8 +70,8 @@ def read_layout(weights: Path) -> Layout | None:
     that is neither text nor made from it.
     """
     folder = folder_of(weights)
-    config = _object(folder / "config.json")
-    genai = _object(folder / "genai_config.json")
+    config = json_object(folder / "config.json")
+    genai = json_object(folder / "genai_config.json")
     if config is None and genai is None:
         return None
     onnx = weights.suffix == ".onnx"
@@ -68,18 +83,52 @@ def read_layout(weights: Path) -> Layout | None:
     template = _chat_template(folder)
     inside = (genai or {}).get("model")
     inside = inside if isinstance(inside, dict) else {}
+    task = _task(said, folder, template, decoder=genai is not None, modules=modules)
+    files = _onnx_files(weights) if onnx else _shards(weights)
+    pooling = reading = None
+    context = _number(inside, ("context_length",)) or _number(said, CONTEXT)
+    if task != "chat" and task != "completion":
+        pooling, reading = pooling_of(folder, task), reading_of(folder, said, task)
+        context = longest_text(folder, said) or context
     return Layout(
         format="onnx" if onnx else "sentence-transformers",
-        task=_task(said, folder, template, decoder=genai is not None, modules=modules),
-        architecture=_text(said, "model_type") or _text(inside, "type") or "",
-        context_length=_number(inside, ("context_length",))
-        or _number(_object(folder / "sentence_bert_config.json") or {}, ("max_seq_length",))
-        or _number(said, CONTEXT),
-        width=_number(said, WIDTH),
-        parameters=0 if onnx else sum(map(_parameters, _shards(weights))),
+        task=task,
+        architecture=text_in(said, "model_type") or text_in(inside, "type") or "",
+        context_length=context,
+        width=_width(said, folder),
+        parameters=0 if onnx else sum(map(_parameters, files)),
         license=_license(folder / "README.md"),
         chat_template=template,
-        files=_onnx_files(weights) if onnx else _shards(weights),
+        files=files,
+        pooling=pooling,
+        reading=reading,
+        shape=_shape(said, sum(file.stat().st_size for file in files)),
+    )
+
+
+def _width(said: dict[str, Any], folder: Path) -> int:
+    """Numbers in a vector: as pooled, which a layer behind may have changed."""
+    pool = json_object(folder / "1_Pooling" / "config.json") or {}
+    return _number(pool, ("word_embedding_dimension", "embedding_dimension")) or _number(said, WIDTH)
+
+
+def _shape(said: dict[str, Any], size: int) -> Shape | None:
+    """The measures that decide what computing takes; its layers are thought alike."""
+    width, heads = _number(said, WIDTH), _number(said, HEADS)
+    count = _number(said, LAYERS)
+    if not (width and heads and count) or count > MOST_LAYERS:
+        return None
+    key_heads = _number(said, ("num_key_value_heads",)) or heads
+    row = (_number(said, ("head_dim",)) or width // heads) * key_heads
+    return Shape(
+        width=width,
+        heads=heads,
+        feed_forward=_number(said, MIDDLE) or 4 * width,
+        vocabulary=_number(said, ("vocab_size",)),
+        layers=(Layer(weight_bytes=size // count, key_row=row, value_row=row),) * count,
+        input_bytes=0,
+        output_bytes=0,
+        other_bytes=size - size // count * count,
     )
 
 
@@ -95,7 +144,7 @@ def _task(
         count = len(labels) if isinstance(labels, dict) else _number(said, ("num_labels",)) or 2
         return "rerank" if count == 1 else "classification"
     if first.endswith("ForTokenClassification"):
-        return "classification"
+        return "entities"
     pools = modules or (folder / "1_Pooling" / "config.json").is_file()
     if pools or first.endswith(("Model", "ForMaskedLM")) or (not first and _number(said, WIDTH)):
         return "embedding"
@@ -116,17 +165,17 @@ def _onnx_files(weights: Path) -> tuple[Path, ...]:
 def _shards(weights: Path) -> tuple[Path, ...]:
     if weights.suffix != ".json":
         return (weights,)
-    index = _object(weights)
+    index = json_object(weights)
     named = (index or {}).get("weight_map")
     if not isinstance(named, dict):
-        raise _corrupt(weights, "a weight_map", "none")
+        raise corrupt(weights, "a weight_map", "none")
     names = sorted({str(name) for name in named.values()})
     if any("/" in name or "\\" in name or name.startswith(".") for name in names):
-        raise _corrupt(weights, "names of files beside it", "a path")
+        raise corrupt(weights, "names of files beside it", "a path")
     shards = tuple(weights.with_name(name) for name in names)
     for shard in shards:
         if not shard.is_file():
-            raise _corrupt(weights, "all its files", f"no {shard.name}")
+            raise corrupt(weights, "all its files", f"no {shard.name}")
     return shards
 
 
@@ -135,15 +184,15 @@ def _parameters(weights: Path) -> int:
     with weights.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= LARGEST_HEADER:
-            raise _corrupt(weights, "a safetensors header", f"one of {length} bytes")
-        header = _parsed(weights, file.read(length))
+            raise corrupt(weights, "a safetensors header", f"one of {length} bytes")
+        header = parsed_object(weights, file.read(length))
     total = 0
     for name, tensor in header.items():
         shape = tensor.get("shape") if isinstance(tensor, dict) else None
         if name == "__metadata__":
             continue
         if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
-            raise _corrupt(weights, "a shape for each tensor", f"none for {name[:100]}")
+            raise corrupt(weights, "a shape for each tensor", f"none for {name[:100]}")
         count = 1
         for side in shape:
             count *= side
@@ -154,8 +203,8 @@ def _parameters(weights: Path) -> int:
 def _chat_template(folder: Path) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return _bytes(file).decode(errors="replace")
-    found = (_object(folder / "tokenizer_config.json") or {}).get("chat_template")
+        return read_whole(file).decode(errors="replace")
+    found = (json_object(folder / "tokenizer_config.json") or {}).get("chat_template")
     if isinstance(found, list):  # several, by name
         named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
         found = named.get("default")
@@ -179,44 +228,3 @@ def _number(said: dict[str, Any], names: tuple[str, ...]) -> int:
     """The first of these that is a sensible count; 0 when none is."""
     values = (said.get(name) for name in names)
     return next((v for v in values if type(v) is int and 0 < v < 2**31), 0)
-
-
-def _text(said: dict[str, Any], name: str) -> str:
-    value = said.get(name)
-    return value[:64] if isinstance(value, str) else ""
-
-
-def _object(file: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is no such file. Raises ModelCorrupt."""
-    return _parsed(file, _bytes(file)) if file.is_file() else None
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        with file.open("rb") as source:
-            data = source.read(LARGEST_JSON + 1)
-    except OSError as error:
-        raise _corrupt(file, "a file that can be read", error.strerror or "an error") from None
-    if len(data) > LARGEST_JSON:
-        raise _corrupt(file, f"at most {LARGEST_JSON} bytes", "more")
-    return data
-
-
-def _parsed(file: Path, data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _corrupt(file, "JSON", type(error).__name__) from None
-    if not isinstance(value, dict):
-        raise _corrupt(file, "a JSON object", type(value).__name__)
-    return value
-
-
-def _corrupt(file: Path, expected: str, actual: str) -> TabAgentError:
-    return ModelCorrupt(
-        f"{file.name} must hold {expected}",
-        file=file.name,
-        check="layout",
-        expected=expected,
-        actual=actual,
-    )

@@ -22,13 +22,16 @@ from tabagent.catalog.pooling import pooling_of
 from tabagent.catalog.shape import Shape, shape_of
 from tabagent.catalog.variant import rank
 from tabagent.errors import ModelNotFound, NotAvailableHere, TabAgentError
-from tabagent.wire import Pooling
+from tabagent.wire import Pooling, Reading
 
-Task = Literal["chat", "completion", "embedding", "rerank", "classification", "adapter"]
+Task = Literal[
+    "chat", "completion", "embedding", "rerank", "classification", "entities", "adapter"
+]
 BUILTIN: Final = "tabagent/guide"
 DESCRIBED_BY: Final = (
     "config.json", "genai_config.json", "tokenizer_config.json", "chat_template.jinja",
-    "modules.json", "README.md",
+    "modules.json", "README.md", "sentence_bert_config.json", "config_sentence_transformers.json",
+    "1_Pooling/config.json", "tokenizer.json",
 )  # fmt: skip
 
 
@@ -52,7 +55,8 @@ class Model:
     license: str | None = None
     abilities: Abilities = Abilities()  # noqa: RUF009  # frozen
     embedding_length: int = 0  # numbers in a vector of a model that makes them
-    pooling: Pooling | None = None  # of a model that makes vectors or ranks
+    pooling: Pooling | None = None  # of a model that reads whole texts
+    reading: Reading | None = None  # of one of which its folder says how
     shape: Shape | None = None  # what decides how much memory it takes
     problem: TabAgentError | None = None
 
@@ -111,7 +115,9 @@ class Catalog:
         return list(self._known.values())
 
     def find(self, name: str) -> Model:
-        """The model with this id, or the only one whose id ends in `/name`. Raises ModelNotFound.
+        """The model with this id, or the only one whose id ends in `/name`, variant or not.
+
+        Raises ModelNotFound.
 
         Reads directories when that is not known: not for the event loop.
         """
@@ -158,8 +164,12 @@ class Catalog:
         if len(near) == 1:
             return near[0]
         # A repository without a variant: what it would be pulled as, if more than one is here.
-        variants = [m for id_, m in self._known.items() if id_.lower().partition(":")[0] == low]
-        return min(variants, key=_preference, default=None)
+        by_repository: dict[str, list[Model]] = {}
+        for id_, model in self._known.items():
+            by_repository.setdefault(id_.lower().partition(":")[0], []).append(model)
+        named = [name for name in by_repository if name == low or name.endswith("/" + low)]
+        exact = low if low in by_repository else named[0] if len(named) == 1 else ""
+        return min(by_repository.get(exact, ()), key=_preference, default=None)
 
     def _unchanged(self, model: Model) -> bool:
         try:
@@ -219,14 +229,14 @@ def _format(path: Path) -> str:
 
 
 def _laid_out(base: Model, layout: Layout | None) -> Model | None:
-    """A model that is listed and not run: no engine of this version reads its format, so it has no
-    backend, and a problem in every list.
+    """A model in a folder. One that no engine of this version runs has no backend, and a problem in
+    every list.
     """
     if layout is None:
         return None
     return replace(
         base,
-        backend="",
+        backend=_backend(layout),
         format=layout.format,
         task=layout.task,
         architecture=layout.architecture,
@@ -238,7 +248,16 @@ def _laid_out(base: Model, layout: Layout | None) -> Model | None:
         license=layout.license,
         abilities=abilities_of(layout.chat_template) if layout.task == "chat" else Abilities(),
         embedding_length=layout.width if layout.task == "embedding" else 0,
+        pooling=layout.pooling,
+        reading=layout.reading,
+        shape=layout.shape,
     )
+
+
+def _backend(layout: Layout) -> str:
+    if layout.pooling is None:
+        return ""
+    return "onnx-pooling" if layout.format == "onnx" else ""
 
 
 def _no_engine(format: str) -> TabAgentError:

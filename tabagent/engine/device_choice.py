@@ -54,11 +54,16 @@ def choose(
 def _missing(wish: str, machine: Accelerators) -> NotAvailableHere:
     kind, kinds = wish.partition(":")[0], machine.kinds
     if kind in KINDS and kind not in kinds:
-        why = f"the installed llama.cpp cannot use {kind}: {how_to_build(kind)}"
+        how = f": {how_to_build(kind)}" if machine.engine == "llama.cpp" else ""
+        why = f"the installed {machine.engine} cannot use {kind}{how}"
     elif not kinds:
         why = (
-            "the installed llama.cpp was built for the processor alone: "
-            f"{how_to_build('cuda')}, or with its flag for another kind of device"
+            f"the installed {machine.engine} was built for the processor alone"
+            + (
+                f": {how_to_build('cuda')}, or with its flag for another kind of device"
+                if machine.engine == "llama.cpp"
+                else ": `tabagent doctor` says which package is built for your device"
+            )
         )
     elif kinds <= machine.absent:
         why = f"no {' or '.join(sorted(kinds))} device is found; is its driver installed?"

@@ -11,6 +11,7 @@ from typing import Final
 
 from tabagent.catalog.models import Model
 from tabagent.config import Settings
+from tabagent.engine import runtimes
 from tabagent.engine.device_choice import BOUNDLESS
 from tabagent.engine.estimate import (
     CACHE_STEP,
@@ -46,7 +47,7 @@ def place(
     that a device has no room for stay on the CPU. Raises InvalidRequest for what cannot go
     together, NotAvailableHere for what is not installed, OutOfMemory for what cannot fit.
     """
-    wanted = lay_out(model, options, settings, machine)
+    wanted = lay_out(model, options, settings, runtimes.machine_for(model, machine))
     return _Fitting(model, wanted, settings, options).fitted(available)
 
 
@@ -106,6 +107,8 @@ class _Fitting:
         shape, whole, asked = self.model.shape, placed.estimate, self.options.n_gpu_layers
         if not placed.devices:
             return placed
+        if runtimes.runs(self.model):
+            return runtimes.on_one_device(self.model, placed)
         if shape is None or whole is None:
             return replace(placed, n_gpu_layers=asked or 0)
         split = placed.tensor_split or (1.0,)
@@ -182,6 +185,8 @@ def estimate_of(model: Model, placed: Placement) -> Estimate | None:
     shape = model.shape
     if shape is None:
         return None
+    if runtimes.runs(model):
+        return runtimes.estimate_whole(model, placed)
     if model.pooling:
         return estimate_pooling(
             shape,

@@ -73,7 +73,6 @@ class Placement:
     devices: tuple[Device, ...] = ()  # none: the CPU alone
     n_gpu_layers: int = 0
     tensor_split: tuple[float, ...] = ()
-    execution_provider: str | None = None  # of engines that have such
     n_ctx: int
     slots: int
     kv_tokens: int

@@ -18,7 +18,7 @@ from tabagent.errors import GenerationTimeout, QueueFull
 UNKNOWN_S: Final = 1.0  # what a request is thought to take before one has ended
 
 Ask = Callable[
-    [Model, Callable[[int], wire.Embed | wire.Rank], float | None], Awaitable[dict[str, Any]]
+    [Model, Callable[[int], wire.Pooled], float | None], Awaitable[dict[str, Any]]
 ]
 """Asks a model's worker; the function builds the command with the id that it is given. Last comes
 how many seconds the model stays loaded afterwards.
@@ -36,7 +36,7 @@ class PoolingRequests:
     async def ask(
         self,
         model: Model,
-        build: Callable[[int], wire.Embed | wire.Rank],
+        build: Callable[[int], wire.Pooled],
         keep_alive_s: float | None = None,
     ) -> dict[str, Any]:
         """The worker's answer, loading the model when needed.
@@ -54,7 +54,7 @@ class PoolingRequests:
     async def _ask(
         self,
         model: Model,
-        build: Callable[[int], wire.Embed | wire.Rank],
+        build: Callable[[int], wire.Pooled],
         keep_alive_s: float | None,
     ) -> dict[str, Any]:
         async with self._supervisor.using(model, keep_alive_s) as worker:

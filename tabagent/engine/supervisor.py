@@ -20,6 +20,7 @@ import structlog
 from tabagent import errors, wire
 from tabagent.catalog.models import Model
 from tabagent.config import Settings
+from tabagent.engine import runtimes
 from tabagent.engine.loaded import Loaded, Moment, State
 from tabagent.engine.placement import LoadOptions, LoadWish, Placement, lay_out
 from tabagent.engine.process import WorkerProcess
@@ -125,7 +126,7 @@ class Supervisor:
         pin: bool | None = None,
     ) -> Loaded:
         """Load by hand: forgives past crashes. Raises Conflict when it is loaded otherwise."""
-        lay_out(model, options, self._settings, self.room.accelerators())  # refuses nonsense
+        self._laid_out(model, options)  # refuses nonsense
         wish = await self.prefer(model)
         entry = self._loaded.get(model.id)
         if entry and force_reload:
@@ -257,7 +258,7 @@ class Supervisor:
         options = asked.over(wish.options)
         saved = sorted(wish.options.given().keys() - asked.given().keys())
         try:
-            placement = lay_out(model, options, self._settings, self.room.accelerators())
+            placement = self._laid_out(model, options)
         except errors.TabAgentError as error:
             _naming(error, saved)
             raise
@@ -273,6 +274,10 @@ class Supervisor:
         self._spin_up(entry)
         self._tell(entry, "loading")
         return entry
+
+    def _laid_out(self, model: Model, options: LoadOptions) -> Placement:
+        machine = runtimes.machine_for(model, self.room.accelerators())
+        return lay_out(model, options, self._settings, machine)
 
     def _spin_up(self, entry: Loaded) -> None:
         entry.worker = asyncio.create_task(self._load(entry))
@@ -374,6 +379,10 @@ class Supervisor:
             draft_tokens=placement.draft_tokens,
             state_path=str(self._states.path(model)) if placement.keep_state else None,
             pooling=model.pooling,
+            reading=model.reading,
+            providers=runtimes.providers_of(placement) if runtimes.runs(model) else [],
+            graph_path=str(self._settings.data_dir / "graphs"),
+            graph_bytes=self._settings.graph_cache_bytes,
             n_gpu_layers=placement.n_gpu_layers,
             main_gpu=placement.main_gpu if len(placement.devices) == 1 else None,
             tensor_split=list(placement.tensor_split),

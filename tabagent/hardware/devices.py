@@ -50,6 +50,7 @@ class Accelerators:
     kinds: frozenset[Kind] = frozenset()
     devices: tuple[Device, ...] = ()
     absent: frozenset[Kind] = frozenset()
+    engine: str = "llama.cpp"
 
 
 Look = Callable[[], Accelerators]

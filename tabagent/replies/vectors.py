@@ -56,21 +56,32 @@ class Embedder:
         *,
         pointers: Sequence[str],
         at_once: bool = False,
-        cut: bool = False,
+        truncate: wire.Truncate = "error",
         dimensions: int | None = None,
+        prompt: str | None = None,
+        roles: Sequence[str | None] = (),
         keep_alive_s: float | None = None,
     ) -> Vectors:
         """The vectors of `texts`, each of which stands at its pointer in the request.
 
         They are computed in parts that a worker surely takes, or all `at_once`, which it may refuse.
+        `prompt` names what the model wants before each; `roles`, one for each text, name what some
+        models want there, and others do not know.
         Raises EmbeddingModelNotAvailable, WrongModelTask, or what the worker raises, with the
         pointers of the texts that it is about.
         """
         model = await self._model(name)
         rows: list[bytes] = []
         tokens = 0
-        for part in [list(texts)] if at_once else _parts(texts):
-            command = wire.Embed(0, part, cut, dimensions=dimensions)
+        for part in [list(texts)] if at_once else _parts(texts, roles):
+            command = wire.Embed(
+                0,
+                part,
+                truncate,
+                dimensions=dimensions,
+                prompt=roles[len(rows)] if roles else prompt,
+                lenient=bool(roles),
+            )
             try:
                 answer = await self._ask(model, partial(_numbered, command), keep_alive_s)
             except TabAgentError as error:
@@ -92,12 +103,14 @@ class Embedder:
         return model
 
 
-def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+def _parts(texts: Sequence[str], roles: Sequence[str | None]) -> Iterator[list[str]]:
+    """What is asked for together: texts in their order, of one role."""
     part: list[str] = []
     room = TOKENS
-    for text in texts:
+    for index, text in enumerate(texts):
         size = len(text.encode(errors="replace")) + FRAME
-        if part and (size > room or len(part) == TOGETHER):
+        other = bool(roles) and index > 0 and roles[index] != roles[index - 1]
+        if part and (size > room or len(part) == TOGETHER or other):
             yield part
             part, room = [], TOKENS
         part.append(text)

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from tabagent import wire
 from tabagent.catalog.models import Model
 from tabagent.operation import Call, NoParameters, Reply, Request
-from tabagent.parameters import Meaningless, Whole, unsupported
+from tabagent.parameters import Meaningless, Whole
 from tabagent.parameters.keep_alive import KeepAlive
 from tabagent.replies.vectors import Embedder
 
@@ -29,12 +29,6 @@ def _texts(value: Any) -> Any:
             "token ids belong to another model's vocabulary: send text "
             "(in langchain: check_embedding_ctx_length=False)"
         )
-    return value
-
-
-def _no_split(value: Any) -> Any:
-    if value == "split":
-        raise unsupported('a vector for each part is not made yet: send "error" or "end"')
     return value
 
 
@@ -68,9 +62,14 @@ class EmbeddingRequest(Request):
         ge=1,
         description="Keep the first so many numbers and normalise again; for models trained so (Matryoshka).",
     )
-    truncate: Annotated[Literal["error", "end"], BeforeValidator(_no_split)] = Field(
+    truncate: Literal["error", "end", "split"] = Field(
         "error",
-        description="What becomes of a text that the model cannot read at once: `end` cuts it.",
+        description="What becomes of a text that the model cannot read at once: `end` cuts it, `split` reads it in overlapping parts and sends the mean of their vectors, by their tokens.",
+    )
+    prompt_name: str | None = Field(
+        None,
+        max_length=64,
+        description="Which of the model's prompts stands before each text, such as `query` or `passage`; left out: its default, if it has one.",
     )
     keep_alive: KeepAlive = None
     user: Meaningless = None
@@ -119,6 +118,7 @@ class EmbeddingModel(Reply):
     )
     size_bytes: int
     quantization: str
+    prompts: list[str] = Field(description="Names of what can stand before a text.")
     loaded: bool
 
 
@@ -142,8 +142,8 @@ class Embeddings:
     async def create(self, request: EmbeddingRequest, call: Call) -> EmbeddingList:
         """Turn texts into vectors, as OpenAI's embeddings.
 
-        Vectors have length 1. A text that is longer than the model reads at once is refused, or cut
-        when `truncate` says so. Texts that wait together are computed together, whoever sent them.
+        Vectors have length 1. A text that is longer than the model reads at once is refused, cut or
+        split as `truncate` says. Texts that wait together are computed together, whoever sent them.
         """
         one = isinstance(request.input, str)
         found = await self._embedder.vectors(
@@ -151,7 +151,8 @@ class Embeddings:
             request.texts,
             pointers=["/input" if one else f"/input/{n}" for n in range(len(request.texts))],
             at_once=True,
-            cut=request.truncate == "end",
+            truncate=request.truncate,
+            prompt=request.prompt_name,
             dimensions=request.dimensions,
             keep_alive_s=request.keep_alive,
         )
@@ -178,6 +179,7 @@ class Embeddings:
                     pooling=model.pooling,
                     size_bytes=model.size_bytes,
                     quantization=model.quantisation,
+                    prompts=sorted(model.reading.prompts) if model.reading else [],
                     loaded=loaded,
                 )
                 for model, loaded in await self._listed()

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag
 from tabagent import wire
 from tabagent.catalog.models import Model, Task
 from tabagent.engine.pooling import Ask
-from tabagent.errors import ModelNotFound, WrongModelTask
+from tabagent.errors import EmbeddingModelNotAvailable, ModelNotFound, WrongModelTask
 from tabagent.operation import Call, Reply, Request
 from tabagent.parameters import Flag, Whole
 from tabagent.parameters.keep_alive import KeepAlive
@@ -63,6 +63,10 @@ class RerankRequest(Request):
         "window",
         description="A document that does not fit beside the query is read in overlapping windows, of which the best counts; with `end` its beginning alone is read.",
     )
+    method: wire.RankMethod = Field(
+        "auto",
+        description="`cross-encoder` needs a model whose task is `rerank`; `similarity` and `late-interaction` (the likest token of the document for each of the query) need one that makes embeddings. `auto` takes what the model can do best.",
+    )
     keep_alive: KeepAlive = None
 
     @property
@@ -81,7 +85,7 @@ class RerankResult(Reply):
 
     index: int = Field(description="Of the document in the request.")
     relevance_score: float = Field(
-        description="0 to 1, higher is better: the sigmoid of the model's one logit, or its probability of the answer yes."
+        description="Higher is better. Of a cross-encoder 0 to 1, the sigmoid of its one logit or its probability of the answer yes, or the logit itself where the model is made so (`scale` says `raw`); else a cosine."
     )
     document: RankedDocument | None = Field(None, exclude_if=absent)
 
@@ -112,6 +116,10 @@ class Reranking(Reply):
     id: str
     object: Literal["list"] = "list"
     model: str
+    method: Literal["cross-encoder", "similarity", "late-interaction"] = Field(
+        description="How the scores were made."
+    )
+    scale: Literal["probability", "raw", "cosine"] = Field(description="What the scores are.")
     results: list[RerankResult]
     usage: RerankUsage
     meta: RerankMeta
@@ -126,35 +134,44 @@ class Rerank:
     async def create(self, request: RerankRequest, call: Call) -> Reranking:
         """Rank documents by their relevance to a query.
 
-        A score is 0 to 1, higher is better, and compares documents of one query. Every document has
-        a result unless `top_n` says otherwise. Needs a model whose `task` is `rerank`.
+        Higher is better; scores compare documents of one query. Every document has a result unless
+        `top_n` says otherwise. Takes a model whose `task` is `rerank`, or one that makes embeddings
+        when it is named or `method` asks for one.
         """
-        model = await self._resolve(request.model, "rerank")
+        by_vectors = request.method in ("similarity", "late-interaction")
+        model = await self._resolve(request.model, "embedding" if by_vectors else "rerank")
+        if model is None and by_vectors:
+            raise EmbeddingModelNotAvailable("there is no embedding model here", param="model")
         if model is None:
             raise ModelNotFound(
                 "there is no rerank model here",
                 param="model",
                 model=request.model or "",
-                pull_hint="put the .gguf file of a reranker into the models directory",
+                pull_hint='put a reranker into the models directory, or send method: "similarity"',
             )
-        if model.problem is None and model.task != "rerank":
+        if model.problem is None and model.task not in ("rerank", "embedding"):
             raise WrongModelTask(
-                f"{model.id} has no head that ranks: use a model whose task is rerank, "
-                "or compare embeddings of the texts yourself",
+                f"{model.id} does not rank: use a model whose task is rerank or embedding",
                 param="model",
             )
         texts = request.texts
         answer = await self._ask(
             model,
-            lambda id_: wire.Rank(id_, request.query, texts, request.truncate == "end"),
+            lambda id_: wire.Rank(
+                id_, request.query, texts, request.truncate == "end", request.method
+            ),
             request.keep_alive,
         )
         scores: list[float] = answer["scores"]
         order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
         tokens: int = answer["tokens"]
+        method: wire.RankMethod = answer["method"]
+        raw = model.reading is not None and model.reading.scale == "raw"
         return Reranking(
             id="rerank-" + call.request_id.replace("-", ""),
             model=model.id,
+            method=method,
+            scale="cosine" if method != "cross-encoder" else "raw" if raw else "probability",
             results=[
                 RerankResult(
                     index=index,

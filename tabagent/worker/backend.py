@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from tabagent import wire
 from tabagent.errors import TabAgentError
 
-Work = wire.Generate | wire.Embed | wire.Rank
+Work = wire.Generate | wire.Pooled
 """What takes a turn in the engine; a backend refuses the kinds that are not its own."""
 
 

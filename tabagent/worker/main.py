@@ -28,7 +28,8 @@ from tabagent.worker.backend import Backend, Work, failed, halted
 
 BACKENDS: Final = {
     "gguf": ("tabagent.worker.gguf.engine", "GgufBackend"),
-    "gguf-pooling": ("tabagent.worker.gguf.pooling_engine", "PoolingBackend"),
+    "gguf-pooling": ("tabagent.worker.gguf.pooling_engine", "backend"),
+    "onnx-pooling": ("tabagent.worker.onnx.encoder", "backend"),
     "fake": ("tabagent.worker.fake.engine", "FakeBackend"),
 }
 CRASH: Final = 70  # EX_SOFTWARE
@@ -106,7 +107,7 @@ class Worker:
             case wire.Load():
                 self._leave_s = SAVE_S if command.state_path else LEAVE_S
                 self._inbox.put(lambda: self._answer(command.id, lambda: self._load(command)))
-            case wire.Generate() | wire.Embed() | wire.Rank():
+            case wire.Generate() | wire.Embed() | wire.Rank() | wire.Label() | wire.Mark():
                 self._preparing[command.id] = command
                 self._pool.submit(self._prepare, command)
             case wire.Sleep():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tabagent.app import GUIDE
-from tabagent.catalog.layouts import LARGEST_JSON
+from tabagent.catalog.json_files import LARGEST_JSON
 from tabagent.catalog.models import Catalog, Model
 from tests.catalog.test_models import put
 from tests.catalog.test_places import cached, refer

@@ -177,7 +177,6 @@ def test_token_arrays_are_refused_with_the_way_out(
         ({"input": "a", "truncate": "start"}, "invalid-request", "/truncate"),
         ({"input": "a", "dimensions": "8"}, "invalid-request", "/dimensions"),
         ({"input": "a", "input_type": "query"}, "invalid-request", "/input_type"),
-        ({"input": "a", "truncate": "split"}, "unsupported-parameter", None),
         ({"input": "the " * 2000}, "context-length-exceeded", "/input"),
         ({"input": ["a", "the " * 2000]}, "context-length-exceeded", "/input/1"),
         ({"input": ["the " * 1000] * 70}, "invalid-request", "/input"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 from tabagent.operation import Call
 from tabagent.replies.vectors import Embedder, Vectors
@@ -23,6 +25,12 @@ from tabagent.services.likeness.shapes import (
     SimilarityRequest,
     VectorRequest,
 )
+
+
+ASKED_AND_TOLD: Final = {
+    "query": "query", "queries": "query", "texts": "passage", "documents": "passage",
+}  # fmt: skip
+"""The prompts of models that read questions otherwise than what answers them."""
 
 
 class Likeness:
@@ -47,7 +55,9 @@ class Likeness:
 
     async def search(self, request: SearchRequest, call: Call) -> Matches:
         """Find the texts that fit a question best, by meaning."""
-        found = await self._vectors(request, query=request.query, texts=request.texts)
+        found = await self._vectors(
+            request, roles=ASKED_AND_TOLD, query=request.query, texts=request.texts
+        )
 
         def look() -> list[Match]:
             rows = found.matrix()
@@ -77,7 +87,9 @@ class Likeness:
     async def evaluate(self, request: EvaluateRequest, call: Call) -> Evaluation:
         """Measure how well a model's vectors find what is relevant, and how they use their space."""
         queries = request.queries or []
-        found = await self._vectors(request, documents=request.documents, queries=queries)
+        found = await self._vectors(
+            request, roles=ASKED_AND_TOLD, documents=request.documents, queries=queries
+        )
 
         def measure() -> tuple[measures.Ranking | None, float]:
             rows = found.matrix()
@@ -119,10 +131,16 @@ class Likeness:
             usage=_usage(found),
         )
 
-    async def _vectors(self, request: VectorRequest, **fields: str | Sequence[str]) -> Vectors:
-        """The vectors of all texts in these fields, in their order."""
+    async def _vectors(
+        self,
+        request: VectorRequest,
+        roles: Mapping[str, str] = MappingProxyType({}),
+        **fields: str | Sequence[str],
+    ) -> Vectors:
+        """The vectors of all texts in these fields, in their order; `roles` by field."""
         texts: list[str] = []
         pointers: list[str] = []
+        played: list[str | None] = []
         for name, value in fields.items():
             if isinstance(value, str):
                 texts.append(value)
@@ -130,11 +148,13 @@ class Likeness:
             else:
                 texts += value
                 pointers += [f"/{name}/{index}" for index in range(len(value))]
+            played += [roles.get(name)] * (len(texts) - len(played))
         return await self._embedder.vectors(
             request.model,
             texts,
             pointers=pointers,
-            cut=request.truncate == "end",
+            truncate=request.truncate,
+            roles=played if roles else (),
             keep_alive_s=request.keep_alive,
         )
 

@@ -23,8 +23,9 @@ class VectorRequest(Request):
         max_length=200,
         description="Model id; left out: the selected model if it makes embeddings, else one that does.",
     )
-    truncate: Literal["error", "end"] = Field(
-        "error", description="What becomes of a text that is too long: `end` cuts it."
+    truncate: Literal["error", "end", "split"] = Field(
+        "error",
+        description="What becomes of a text that is too long: `end` cuts it, `split` takes the mean of its parts.",
     )
     keep_alive: KeepAlive = None
 

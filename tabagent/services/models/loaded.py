@@ -77,12 +77,12 @@ def loaded_info(entry: Loaded) -> LoadedInfo:
         progress=entry.progress,
         pid=process.pid if process else None,
         engine=process.engine if process else None,
-        device=placement.device if placement.n_gpu_layers else entry.facts.get("device", "cpu"),
+        device=_device_of(entry),
         asleep=entry.asleep,
         mapped_bytes=beat.mapped_bytes if beat else 0,
         memory=_memory_of(entry),
         n_gpu_layers=placement.n_gpu_layers,
-        execution_provider=placement.execution_provider,
+        execution_provider=entry.facts.get("execution_provider"),
         n_ctx=entry.facts.get("n_ctx", placement.n_ctx),
         slots=placement.slots,
         slots_used=beat.slots_used if beat else 0,
@@ -102,10 +102,16 @@ def loaded_info(entry: Loaded) -> LoadedInfo:
         estimated_bytes=entry.reserved_bytes,
         pinned=entry.pinned,
         expires_at=datetime.fromtimestamp(entry.leaves_at, UTC) if entry.leaves_at else None,
-        notes=[*entry.fallbacks, *placement.notes],
+        notes=[*entry.fallbacks, *placement.notes, *entry.facts.get("notes", ())],
         loaded_at=datetime.fromtimestamp(entry.loaded_at, UTC) if entry.loaded_at else None,
         load_seconds=round(entry.load_s, 3),
     )
+
+
+def _device_of(entry: Loaded) -> str:
+    """Where it runs: not where it was meant to when its engine could not."""
+    found: str = entry.facts.get("device", "cpu")
+    return entry.placement.device if entry.placement.n_gpu_layers and found != "cpu" else found
 
 
 def _memory_of(entry: Loaded) -> list[DeviceMemory]:

@@ -21,13 +21,13 @@ WIDTH: Final = 8
 class Reading:
     """A request for vectors or ranks, and how many of its texts are read."""
 
-    command: wire.Embed | wire.Rank
+    command: wire.Pooled
     done: int = 0
     texts: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         command = self.command
-        self.texts = command.texts if isinstance(command, wire.Embed) else command.documents
+        self.texts = command.documents if isinstance(command, wire.Rank) else command.texts
 
     def answer(self) -> wire.Done:
         command = self.command
@@ -37,12 +37,23 @@ class Reading:
             return wire.Done(
                 command.id, {"vectors": packed, "tokens": [len(text) for text in command.texts]}
             )
+        if isinstance(command, wire.Label):
+            rows = [[len(text) % 2, (len(text) + 1) % 2] for text in command.texts]
+            return wire.Done(
+                command.id, {"scores": rows, "tokens": [len(text) for text in command.texts]}
+            )
+        if isinstance(command, wire.Mark):
+            spans = [[("LETTERS", 1.0, 0, len(text))] for text in command.texts]
+            return wire.Done(
+                command.id, {"spans": spans, "tokens": [len(text) for text in command.texts]}
+            )
         scores = [_relevance(command.query, document) for document in command.documents]
         tokens = sum(len(command.query) + len(document) for document in command.documents)
-        return wire.Done(command.id, {"scores": scores, "tokens": tokens})
+        method = "cross-encoder"
+        return wire.Done(command.id, {"scores": scores, "tokens": tokens, "method": method})
 
 
-def check(command: wire.Embed | wire.Rank) -> None:
+def check(command: wire.Pooled) -> None:
     """Raise InvalidRequest for more dimensions than there are."""
     if isinstance(command, wire.Embed) and (command.dimensions or 0) > WIDTH:
         detail = f"this model's vectors have {WIDTH} numbers"

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -22,9 +21,7 @@ from tabagent.errors import OutOfMemory
 from tabagent.worker.gguf.binding import C
 from tabagent.worker.gguf.context import CACHE, FLASH
 from tabagent.worker.gguf.native import Model, recent
-
-Tokens = npt.NDArray[np.int32]
-Row = npt.NDArray[np.float32]
+from tabagent.worker.pooling.model import Broken, Part, Row, Tokens
 
 BATCH: Final = 512  # tokens: more at once is slower, for every token is compared with every other
 ROWS_BYTES: Final = (
@@ -35,22 +32,12 @@ SHORTEST_LIMIT: Final = 512  # tokens an input may have however little memory th
 WHOLE_SEQUENCES: Final = 64
 CHUNKED_SEQUENCES: Final = 32
 
-POOLING: Final[dict[wire.Pooling, int]] = {
+POOLING: Final[Mapping[wire.Pooling, int]] = {
     "mean": C.LLAMA_POOLING_TYPE_MEAN,
     "cls": C.LLAMA_POOLING_TYPE_CLS,
     "last": C.LLAMA_POOLING_TYPE_LAST,
     "rank": C.LLAMA_POOLING_TYPE_RANK,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The next tokens of a sequence, which begin at position `start`. `ends` it: a row is due."""
-
-    sequence: int
-    start: int
-    tokens: Tokens
-    ends: bool
 
 
 class PoolingContext:
@@ -144,7 +131,7 @@ class PoolingContext:
         batch.seq_id = _pointer(self._sequences, ctypes.POINTER(C.llama_seq_id))
         batch.logits = _pointer(self._output, ctypes.c_int8)
 
-    def compute(self, parts: Sequence[Part]) -> list[Row | None]:
+    def compute(self, parts: Sequence[Part]) -> list[Row | Broken | None]:
         """Compute the parts together; the row of each that ends its sequence.
 
         Together they have at most `batch` tokens, or are one whole input.

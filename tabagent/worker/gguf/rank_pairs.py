@@ -12,16 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from tabagent.errors import ContextLengthExceeded, UnsupportedModel
+from tabagent.errors import UnsupportedModel
 from tabagent.worker.gguf.binding import C
 from tabagent.worker.gguf.native import Model
+from tabagent.worker.pooling.faults import query_too_long
+from tabagent.worker.pooling.windows import least_room, window_starts
 
 PLACE: Final = re.compile(r"\{(query|document)\}")
 DOCUMENT: Final = "{document}"
-LEAST_ROOM: Final = (
-    32  # tokens that a query must leave for documents, or a quarter of a small context
-)
-OVERLAP: Final = 8  # windows share one part in so many with the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +53,8 @@ class RankPairs:
         frame = self._frame(query)
         fixed = len(frame.before) + len(frame.after)
         room = self._limit - fixed
-        if room < min(LEAST_ROOM, self._limit // 4):
-            detail = (
-                f"the query has {fixed} tokens with what belongs to every pair, "
-                f"and the context holds {self._limit} together with the document"
-            )
-            raise ContextLengthExceeded(
-                detail,
-                param="query",
-                prompt_tokens=fixed,
-                context_length=self._limit,
-                max_tokens=None,
-                errors=[{"pointer": "/query", "detail": detail}],
-            )
+        if room < least_room(self._limit):
+            raise query_too_long(fixed, self._limit)
         for index, document in enumerate(documents):
             pair = self._pair(frame, query, document)
             if len(pair) <= self._limit:
@@ -109,18 +96,6 @@ class RankPairs:
 
     def _plain(self, text: str) -> list[int]:
         return self._model.tokenize(text, add_special=False, parse_special=False)
-
-
-def window_starts(length: int, room: int) -> list[int]:
-    """Where windows of `room` tokens begin, that overlap and together cover `length`.
-
-    >>> window_starts(20, 8)
-    [0, 6, 12]
-    """
-    stride = max(1, room - room // OVERLAP)
-    count = max(1, -(-(length - room) // stride) + 1)
-    last = max(0, length - room)
-    return [round(last * i / max(1, count - 1)) for i in range(count)]
 
 
 def _parts(model: Model, template: str) -> list[str | int]:

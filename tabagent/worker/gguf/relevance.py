@@ -10,7 +10,8 @@ import numpy as np
 from tabagent.errors import UnsupportedModel
 from tabagent.worker.gguf.binding import C
 from tabagent.worker.gguf.native import Model
-from tabagent.worker.gguf.pooling import Rows
+from tabagent.worker.pooling.model import Row as Rows
+from tabagent.worker.pooling.requests import scaled
 
 RELEVANT: Final = "yes"  # the label of the output that says so, in heads with several
 PROBABILITIES: Final = ("qwen3", "qwen3vl")  # llama.cpp puts these heads through a softmax itself
@@ -28,11 +29,11 @@ def relevance(model: Model) -> Callable[[Rows], Any]:
     count = C.llama_model_n_cls_out(model.pointer)
     if count == 1 and architecture in TANGENTS:
         # tanh z as float32 is 1 from z = 9.01 on: so far its inverse leads back.
-        return lambda rows: _sigmoid(
-            np.arctanh(np.clip(rows[:, 0].astype(np.float64), -EDGE, EDGE))
+        return lambda rows: scaled(
+            np.arctanh(np.clip(rows[:, 0].astype(np.float64), -EDGE, EDGE)), "sigmoid"
         )
     if count == 1:
-        return lambda rows: _sigmoid(rows[:, 0].astype(np.float64))
+        return lambda rows: scaled(rows[:, 0], "sigmoid")
     labels = [(C.llama_model_cls_label(model.pointer, i) or b"").decode(errors="replace")
               for i in range(count)]  # fmt: skip
     if RELEVANT not in labels:
@@ -45,12 +46,4 @@ def relevance(model: Model) -> Callable[[Rows], Any]:
     if architecture in PROBABILITIES:
         return lambda rows: rows[:, column].astype(np.float64)
 
-    def share(rows: Rows) -> Any:
-        shifted = np.exp(rows.astype(np.float64) - rows.max(axis=1, keepdims=True))
-        return shifted[:, column] / shifted.sum(axis=1)
-
-    return share
-
-
-def _sigmoid(logits: Any) -> Any:
-    return 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+    return lambda rows: scaled(rows, "softmax")[:, column]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tabagent import wire
 from tabagent.worker.gguf.pooling_context import POOLING
-from tabagent.worker.gguf.pooling_engine import PoolingBackend
+from tabagent.worker.gguf.pooling_engine import backend
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 EXACT = {"flash_attention": "off", "cache_type_k": "f32", "cache_type_v": "f32"}
@@ -33,7 +33,7 @@ class Pooler:
         queue_wait_s: float = 60.0,
         **more: Any,
     ) -> None:
-        self.backend = PoolingBackend()
+        self.backend = backend()
         command = wire.Load(
             1, str(path), n_ctx, 8, 8 * n_ctx, 1, queue_wait_s, pooling=pooling, **(EXACT | more)
         )

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tabagent import wire
-from tabagent.worker.gguf.pooling import PoolingScheduler
+from tabagent.worker.pooling.scheduler import PoolingScheduler
 from tests.live import eventually
 from tests.worker.gguf.conftest import Open
 from tests.worker.gguf.pooling_driver import Pooler, as_rows, cosines
@@ -27,7 +27,7 @@ def check_empty(pooler: Pooler) -> None:
     scheduler = scheduler_of(pooler)
     assert not pooler.backend.busy
     assert scheduler._taken == 0
-    assert sorted(scheduler._free) == list(range(pooler.backend._context.sequences))
+    assert sorted(scheduler._free) == list(range(scheduler._context.sequences))
 
 
 @pytest.mark.parametrize(("name", "pooling"), [("bert", "mean"), ("qwen", "last")])

@@ -13,7 +13,7 @@ import pytest
 
 from tabagent import wire
 from tabagent.errors import ContextLengthExceeded, InvalidRequest, UnsupportedModel
-from tabagent.worker.gguf.rank_pairs import window_starts
+from tabagent.worker.pooling.windows import window_starts
 from tests.worker.gguf.conftest import Open
 from tests.worker.gguf.pooling_driver import Peer, Pooler, peer_of
 from tests.worker.tiny_pooling import RANK, RERANK, WORDS, write_bert, write_qwen

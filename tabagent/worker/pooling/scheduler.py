@@ -10,35 +10,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from tabagent import wire
 from tabagent.errors import QueueTimeout, TabAgentError
 from tabagent.worker.backend import failed
-from tabagent.worker.gguf.pooling_context import Part, Row, Tokens
+from tabagent.worker.pooling.model import Broken, Context, Part, Row, Tokens
 
 STEP_S: Final = 0.5  # a batch aims at this, so that neither a cancel nor a newcomer waits longer
 SMALLEST_BATCH: Final = 32
 FIRST_BATCH: Final = 128  # while the speed is not known
-
-Rows = npt.NDArray[np.float32]
-
-
-class Context(Protocol):
-    """What is needed of a PoolingContext, whose docstring says what each is."""
-
-    batch: int
-    chunked: bool
-    sequences: int
-    room: int
-
-    def compute(self, parts: Sequence[Part]) -> list[Row | None]: ...
-    def forget(self, sequence: int) -> None: ...
-    def clear(self) -> None: ...
-
 
 @dataclass(eq=False)
 class _Input:
@@ -53,14 +36,16 @@ class _Input:
 
 @dataclass(eq=False)
 class Job:
-    """One request. `answer` makes its result of the rows, (inputs, width), or raises; `fault` is the
-    error of an input of which no finite numbers come.
+    """One request. `answer` makes its result of a row for each input, or raises; `fault` is the
+    error of an input of which no finite numbers come, and what came instead. With `by_token` a row
+    has numbers for each token.
     """
 
     id: int
     inputs: Sequence[Tokens]
-    answer: Callable[[Rows], dict[str, Any]]
-    fault: Callable[[int], TabAgentError]
+    answer: Callable[[list[Row]], dict[str, Any]]
+    fault: Callable[[int, str], TabAgentError]
+    by_token: bool = False
     queued_at: float = field(default_factory=monotonic)
     rows: dict[int, Row] = field(default_factory=dict)
     running: list[_Input] = field(default_factory=list)
@@ -121,13 +106,16 @@ class PoolingScheduler:
         began = monotonic()
         rows = self._context.compute([part for _, _, part in batch])
         self._measure(sum(len(part.tokens) for _, _, part in batch), monotonic() - began)
-        sick: list[tuple[Job, _Input]] = []
+        sick: list[tuple[Job, _Input, str]] = []
         for (job, started, part), row in zip(batch, rows, strict=True):
             started.done += len(part.tokens)
             if row is None:
                 continue
+            if isinstance(row, Broken):
+                sick.append((job, started, row.why))
+                continue
             if not np.isfinite(row).all():
-                sick.append((job, started))
+                sick.append((job, started, "NaN or infinity"))
                 continue
             job.rows[started.index] = row
             self._end(job, started)
@@ -136,7 +124,7 @@ class PoolingScheduler:
                 events.append(_answer(job))
         return [*events, *self._isolate(sick)]
 
-    def _isolate(self, sick: list[tuple[Job, _Input]]) -> list[wire.Event]:
+    def _isolate(self, sick: list[tuple[Job, _Input, str]]) -> list[wire.Event]:
         """Find whose numbers are not finite: in a batch NaN spreads to everyone, through zeros too.
 
         Whatever has begun is computed anew, each input by itself. One that is sick even so fails
@@ -146,10 +134,9 @@ class PoolingScheduler:
             return []
         self._context.clear()
         events: list[wire.Event] = []
-        for job, started in sick:
-            if started.alone:
-                self.cancel(job.id)
-                events.append(failed(job.id, job.fault(started.index)))
+        for job, started, why in sick:
+            if started.alone and self.cancel(job.id):
+                events.append(failed(job.id, job.fault(started.index, why)))
         for started in [run for job in self._jobs for run in job.running]:
             started.done, started.alone = 0, True
         return events
@@ -172,7 +159,7 @@ class PoolingScheduler:
         """The next parts, taken by turns; who got none has the first turn next time."""
         for suspect, run in ((job, run) for job in self._jobs for run in job.running):
             if run.alone:
-                return [(suspect, run, self._part(run, self._context.batch))]
+                return [(suspect, run, self._part(suspect, run, self._context.batch))]
         wanted = int(self._speed * STEP_S) if self._speed else FIRST_BATCH
         room = min(self._context.batch, max(SMALLEST_BATCH, wanted))
         batch: dict[_Input, tuple[Job, _Input, Part]] = {}
@@ -189,7 +176,7 @@ class PoolingScheduler:
                 if started is None:
                     continue
                 share = max(SMALLEST_BATCH, room // (len(hungry) - position))
-                part = self._part(started, min(share, room))
+                part = self._part(job, started, min(share, room))
                 batch[started] = (job, started, part)
                 room -= len(part.tokens)
                 fed.append(job)
@@ -217,12 +204,12 @@ class PoolingScheduler:
         needed = len(job.inputs[job.todo[0]])
         return not self._free or (self._taken > 0 and self._taken + needed > self._context.room)
 
-    def _part(self, started: _Input, most: int) -> Part:
+    def _part(self, job: Job, started: _Input, most: int) -> Part:
         left = started.tokens[started.done :]
         if self._context.chunked:
             left = left[:most]
         ends = started.done + len(left) == len(started.tokens)
-        return Part(started.sequence, started.done, left, ends)
+        return Part(started.sequence, started.done, left, ends, job.by_token)
 
     def _end(self, job: Job, started: _Input) -> None:
         job.running.remove(started)
@@ -232,8 +219,7 @@ class PoolingScheduler:
 
 
 def _answer(job: Job) -> wire.Event:
-    rows = np.stack([job.rows[index] for index in range(len(job.inputs))])
     try:
-        return wire.Done(job.id, job.answer(rows))
+        return wire.Done(job.id, job.answer([job.rows[i] for i in range(len(job.inputs))]))
     except TabAgentError as error:
         return failed(job.id, error)

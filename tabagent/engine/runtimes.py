@@ -1,0 +1,129 @@
+"""How models lie in ONNX Runtime: whole, on one device or on the processor.
+
+Which execution provider runs where, and what a text of full length takes. What an operation needs
+was measured on workers: ONNX Runtime keeps attention's matrix of every head, and twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from tabagent.catalog.models import Model
+from tabagent.catalog.shape import Shape
+from tabagent.engine.estimate import Estimate
+from tabagent.engine.offload import Share
+from tabagent.engine.placement import Placement
+from tabagent.hardware.devices import Accelerators, Device, Kind
+
+PACKAGES: Final[dict[str, Kind]] = {
+    "onnxruntime-gpu": "cuda", "onnxruntime-rocm": "rocm", "onnxruntime-migraphx": "rocm",
+}  # fmt: skip
+PROVIDERS: Final[dict[Kind, tuple[str, ...]]] = {
+    "cuda": ("CUDAExecutionProvider",),
+    "rocm": ("MIGraphXExecutionProvider", "ROCMExecutionProvider"),
+    "metal": ("CoreMLExecutionProvider",),
+    "vulkan": ("DmlExecutionProvider",),
+    "sycl": ("OpenVINOExecutionProvider",),
+}
+BUDGET: Final = 512  # tokens of a batch; several run at once
+LANES: Final = 4  # at most
+ALONE: Final = 1024  # a longer text runs by itself
+FLOAT: Final = 4
+PROCESS: Final = 72 * 2**20  # Python, ONNX Runtime, numpy and what they import
+TOKEN: Final = 600  # bytes of a tokenizer's tables for one token
+MATRICES: Final = 2  # of attention at once
+ARRAYS: Final = 8  # of a model's width at once
+CONVERTED: Final = 3  # times a half-precision file's size: the processor computes in floats
+
+
+@cache
+def kinds() -> frozenset[Kind]:
+    """What the installed ONNX Runtime was built for beside the processor."""
+    found: set[Kind] = {"metal"} if sys.platform == "darwin" else set()
+    for package, kind in PACKAGES.items():
+        try:
+            version(package)
+        except PackageNotFoundError:
+            continue
+        found.add(kind)
+    return frozenset(found)
+
+
+def runs(model: Model) -> bool:
+    """Whether a model runs whole, as those of this module do."""
+    return model.backend.startswith(("onnx", "sentences"))
+
+
+def machine_for(model: Model, machine: Accelerators) -> Accelerators:
+    """What this model's engine can use of a machine."""
+    return replace(machine, kinds=kinds(), engine="ONNX Runtime") if runs(model) else machine
+
+
+def providers_of(placed: Placement) -> list[str]:
+    """What ONNX Runtime shall try, the best first; none is the processor."""
+    if not placed.n_gpu_layers or not placed.devices:
+        return []
+    return list(PROVIDERS[placed.devices[0].kind])
+
+
+def estimate_whole(model: Model, placed: Placement) -> Estimate | None:
+    """An encoder on the processor, with texts of full length."""
+    shape = model.shape
+    if shape is None:
+        return None
+    lanes = min(placed.threads, LANES)
+    batch, alone = min(BUDGET, placed.n_ctx), placed.n_ctx
+    beside = lanes * _computing(shape, batch)
+    halves = any(word in model.quantisation.upper() for word in ("FP16", "F16", "BF16"))
+    return Estimate(
+        weights=model.size_bytes * (CONVERTED if halves else 1),
+        cache=0,
+        state=0,
+        compute=max(beside, (1 if alone > ALONE else lanes) * _computing(shape, alone)),
+        logits=0,
+        vocabulary=shape.vocabulary * TOKEN,
+        kept=0,
+        process=PROCESS,
+    )
+
+
+def on_one_device(model: Model, placed: Placement) -> Placement:
+    """The whole model on the first device that has room for it, else where it is; that is said."""
+    whole, shape = placed.estimate, model.shape
+    if not placed.devices or whole is None or shape is None:
+        return placed
+    layers = len(shape.layers) + 1
+    share = Share(
+        device="",
+        layers=layers,
+        weights=model.size_bytes,
+        cache=0,
+        state=0,
+        compute=whole.compute,
+    )
+    for device in placed.devices:
+        if share.total <= device.free_bytes:
+            return replace(
+                placed,
+                devices=(device,),
+                tensor_split=(),
+                n_gpu_layers=layers,
+                every_layer=layers,
+                estimate=replace(whole, weights=0, compute=0),
+                shares=(replace(share, device=device.id),),
+            )
+    return replace(placed, devices=(), tensor_split=(), notes=(_no_room(placed.devices),))
+
+
+def _no_room(devices: tuple[Device, ...]) -> str:
+    return f"it runs on the CPU: {'+'.join(device.id for device in devices)} has no room for it"
+
+
+def _computing(shape: Shape, tokens: int) -> int:
+    """Bytes that `tokens` need together, as one text of that length."""
+    linear = tokens * (ARRAYS * shape.width + 2 * shape.feed_forward)
+    return FLOAT * (linear + MATRICES * shape.heads * tokens * tokens)

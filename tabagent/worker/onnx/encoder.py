@@ -1,0 +1,181 @@
+"""ONNX models that read whole texts, as the pooling backend needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tabagent import wire
+from tabagent.errors import UnsupportedModel
+from tabagent.worker.onnx.context import BatchContext
+from tabagent.worker.onnx.pools import pooled
+from tabagent.worker.onnx.session import CPU, ENGINE, Feed, Kept, open_session
+from tabagent.worker.pooling.backend import PoolingBackend
+from tabagent.worker.pooling.model import Broken, Context, Part, Row, Tokens, Window
+from tabagent.worker.pooling.requests import scaled
+from tabagent.worker.pooling.texts import Texts
+
+SENTENCE: Final = "sentence_embedding"  # an output that is a text's vector already
+BY_TOKEN: Final = ("last_hidden_state", "token_embeddings")
+LOGITS: Final = ("logits", "scores")
+MOST_LANES: Final = 4
+DEVICE_SCALE: Final = 16  # times as much goes together on a device
+
+
+def backend() -> PoolingBackend:
+    return PoolingBackend(OnnxPooling())
+
+
+class OnnxPooling:
+    """One encoder, with or without a head."""
+
+    engine = ENGINE
+
+    def load(self, command: wire.Load, progress: Callable[[float], None]) -> dict[str, Any]:
+        assert command.pooling is not None, "the pooling backend sees to it"
+        path = Path(command.path)
+        reading = command.reading or wire.Reading()
+        self._pooling, self._reading = command.pooling, reading
+        self.limit = command.n_ctx
+        self._texts = Texts(_folder_of(path), reading, self.limit)
+        self._lanes = 1 if command.providers else max(1, min(command.threads, MOST_LANES))
+        opened = open_session(
+            path,
+            providers=command.providers,
+            lanes=self._lanes,
+            threads=command.threads,
+            device=command.main_gpu or 0,
+            kept=Kept(Path(command.graph_path), command.graph_bytes)
+            if command.graph_path
+            else None,
+        )
+        self._session, self._on_device = opened.session, opened.provider != CPU
+        self._feed = Feed(opened.session)
+        self._choose_outputs()
+        self._probe()
+        progress(1.0)
+        return {
+            "device": "gpu" if self._on_device else "cpu",
+            "execution_provider": opened.provider,
+            "vocabulary": self._texts.size,
+            "notes": [opened.note] if opened.note else [],
+        }
+
+    def _choose_outputs(self) -> None:
+        """Which outputs are asked for: one row a text, and one a token where there is one."""
+        outputs = {out.name: len(out.shape or ()) for out in self._session.get_outputs()}
+        per_token = _named(outputs, BY_TOKEN if self._makes_vectors else LOGITS, 3)
+        per_text = _named(outputs, (SENTENCE,) if self._makes_vectors else LOGITS, 2)
+        if self._makes_vectors and SENTENCE not in outputs:
+            per_text = None
+            if self._reading.after:
+                raise UnsupportedModel(
+                    f"its vectors go through {', '.join(self._reading.after)}, which this file "
+                    f"does not hold: it has no output {SENTENCE}",
+                    architecture="unknown",
+                )
+        wanted = per_token if self._pooling == "spans" else per_text or per_token
+        if wanted is None or (not self._makes_vectors and self._pooling != "spans" and not per_text):
+            raise UnsupportedModel(
+                f"none of its outputs is what it is for: {', '.join(outputs)[:200]}",
+                architecture="unknown",
+            )
+        self._per_text, self._per_token = per_text, per_token
+        self.by_token = per_token is not None
+
+    @property
+    def _makes_vectors(self) -> bool:
+        return self._pooling not in ("rank", "labels", "spans")
+
+    def _probe(self) -> None:
+        """Compute one text: what cannot be, is found now and not on every request."""
+        (tokens,) = self.sequences(["a"])
+        if not len(tokens):
+            (tokens,) = self.sequences(["the"])
+        context = self.open()
+        (row,) = context.compute([Part(0, 0, tokens, True, by_token=self._pooling == "spans")])
+        context.close()
+        if row is None or isinstance(row, Broken):
+            raise UnsupportedModel(
+                f"it computes {row.why if row else 'nothing'}", architecture="unknown"
+            )
+        self.width = int(row.shape[-1])
+        labels = len(self._reading.labels)
+        if not self._makes_vectors and labels and labels != self.width:
+            raise UnsupportedModel(
+                f"its head has {self.width} outputs, and config.json names {labels}",
+                architecture="unknown",
+            )
+
+    def open(self) -> Context:
+        return BatchContext(
+            self.limit,
+            self._lanes,
+            self._run,
+            self._pool,
+            scale=DEVICE_SCALE if self._on_device else 1,
+        )
+
+    def _run(
+        self,
+        ids: npt.NDArray[np.int64],
+        mask: npt.NDArray[np.int64],
+        kinds: npt.NDArray[np.int64],
+        by_token: bool,
+    ) -> npt.NDArray[Any]:
+        name = self._per_token if by_token else self._per_text or self._per_token
+        found: npt.NDArray[Any] = self._session.run([name], self._feed.of(ids, mask, kinds))[0]
+        return found
+
+    def _pool(self, output: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> Row:
+        if self._per_text is not None:
+            return output.astype(np.float32, copy=False)
+        return pooled(output, counted, self._pooling)
+
+    # ---- what the tokenizer does ----------------------------------------------------------------
+    def ask(self, command: wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
+        return self._texts.ask(command)
+
+    def sequences(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
+        return self._texts.sequences(texts, prompt)
+
+    def cut(self, tokens: Tokens) -> Tokens:
+        return self._texts.cut(tokens)
+
+    def windows(self, text: str, prompt: str = "") -> list[Tokens]:
+        return self._texts.windows(text, prompt)
+
+    def marked(self, text: str) -> list[Window]:
+        return self._texts.marked(text)
+
+    def pairs(
+        self, query: str, documents: list[str], *, first_window: bool
+    ) -> Iterator[tuple[int, Tokens]]:
+        return self._texts.pairs(query, documents, first_window=first_window)
+
+    def relevance(self, rows: Row) -> npt.NDArray[np.float64]:
+        """The one output of a head that ranks, as the model scales it."""
+        return scaled(rows[:, 0], self._reading.scale)
+
+    def sleep(self) -> bool:
+        return False  # a context is but threads
+
+    def close(self) -> None:
+        """The process's end gives everything back."""
+
+
+def _folder_of(weights: Path) -> Path:
+    """Where a model's tokenizer lies: beside its weights, or above `onnx/`."""
+    return weights.parent.parent if weights.parent.name == "onnx" else weights.parent
+
+
+def _named(outputs: dict[str, int], names: Sequence[str], sides: int) -> str | None:
+    """The output of one of these names, else the first that has so many sides."""
+    for name in names:
+        if outputs.get(name, 0) == sides:
+            return name
+    return next((name for name, found in outputs.items() if found == sides), None)

@@ -1,0 +1,179 @@
+"""One ONNX Runtime session: opened on the best provider there is, and what it wants to be fed.
+
+The optimised graph of a small model is kept, since optimising takes two thirds of a load. Of its
+fusions ONNX Runtime's own are taken: those of `onnxruntime.transformers` made fewer, larger
+operations that were slower on the processor (see benchmarks/RESULTS.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from tabagent.errors import ModelCorrupt, OutOfMemory, TabAgentError, UnsupportedModel
+from tabagent.worker.onnx.graph import check_file
+
+ENGINE: Final = f"onnxruntime {ort.__version__}"
+CPU: Final = "CPUExecutionProvider"
+NUMBERED: Final = ("CUDAExecutionProvider", "ROCMExecutionProvider", "MIGraphXExecutionProvider")
+TYPES: Final[dict[str, Any]] = {
+    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32,
+    "tensor(float16)": np.float16, "tensor(bool)": np.bool_,
+}  # fmt: skip
+INPUTS: Final = frozenset(
+    {"input_ids", "attention_mask", "token_type_ids", "position_ids", "use_cache_branch"}
+)
+PAST: Final = ("past_key_values", "past.", "past_")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session, where it runs, and why it does not run where it was meant to."""
+
+    session: ort.InferenceSession
+    provider: str
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Optimised graphs in `folder`, of which `limit` bytes stay."""
+
+    folder: Path
+    limit: int
+
+    def place_of(self, path: Path) -> Path | None:
+        """Where the graph of this file, as this version optimises it, is kept; None: nowhere.
+
+        One of half the limit would drive out all others.
+        """
+        info = path.stat()
+        if info.st_size * 2 > self.limit:
+            return None
+        made_by = f"{path.resolve()} {info.st_size} {info.st_mtime_ns} {ort.__version__}"
+        return self.folder / f"{hashlib.sha256(made_by.encode()).hexdigest()[:32]}.onnx"
+
+    def trim(self) -> None:
+        """Remove what was used longest ago until the rest is within the limit."""
+        found = [(file.stat(), file) for file in self.folder.glob("*.onnx")]
+        total = 0
+        for info, file in sorted(found, key=lambda entry: -entry[0].st_mtime):
+            total += info.st_size
+            if total > self.limit:
+                file.unlink(missing_ok=True)
+
+
+def open_session(
+    path: Path,
+    *,
+    providers: Sequence[str],
+    device: int,
+    lanes: int,
+    threads: int,
+    kept: Kept | None,
+) -> Opened:
+    """Check the file and open it, for `lanes` runs at once of `threads` threads together.
+
+    Raises ModelCorrupt, UnsupportedModel or OutOfMemory.
+    """
+    check_file(path)
+    able = ort.get_available_providers()
+    usable = [name for name in providers if name in able]
+    note = None
+    if providers and not usable:
+        wanted = providers[0].removesuffix("ExecutionProvider")
+        note = f"it runs on the CPU: the installed ONNX Runtime has no {wanted} provider"
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = max(1, threads // lanes)
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Lengths differ from batch to batch: what was planned for one is wrong for the next.
+    options.enable_mem_pattern = False
+    graph = kept.place_of(path) if kept and not usable else None
+    if graph is not None and graph.is_file():
+        with suppress(Exception):  # a damaged one is made anew
+            session = ort.InferenceSession(str(graph), options, providers=[CPU])
+            os.utime(graph)
+            return Opened(session, CPU, note)
+    draft = None
+    if graph is not None:
+        graph.parent.mkdir(parents=True, exist_ok=True)
+        draft = graph.with_suffix(f".{os.getpid()}.part")
+        options.optimized_model_filepath = str(draft)
+        # More is bound to this very processor, and would be saved with it.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    try:
+        given = [(name, {"device_id": device} if name in NUMBERED else {}) for name in usable]
+        session = ort.InferenceSession(str(path), options, providers=[*given, CPU])
+    except Exception as error:
+        raise _load_error(path, error) from None
+    if kept and graph is not None and draft is not None and draft.is_file():
+        draft.replace(graph)
+        kept.trim()
+    provider = session.get_providers()[0]
+    if usable and provider == CPU:
+        wanted = usable[0].removesuffix("ExecutionProvider")
+        note = f"it runs on the CPU: {wanted} could not be started"
+    return Opened(session, provider, note)
+
+
+def _load_error(path: Path, error: Exception) -> TabAgentError:
+    said = str(error)
+    kind = type(error).__name__
+    if "alloc" in said.lower() or isinstance(error, MemoryError):
+        return OutOfMemory(f"ONNX Runtime ran out of memory: {said[:300]}", device="cpu")
+    if kind == "NotImplemented" or "is not a registered function/op" in said:
+        return UnsupportedModel(
+            f"ONNX Runtime cannot run it: {said[:300]}", architecture=path.name
+        )
+    return ModelCorrupt(
+        f"ONNX Runtime cannot read {path.name}: {said[:300]}",
+        file=path.name,
+        check="onnx",
+        expected="a model that ONNX Runtime opens",
+        actual=said[:200],
+    )
+
+
+class Feed:
+    """Builds a session's inputs from tokens. Raises UnsupportedModel for inputs of unknown use."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._inputs = session.get_inputs()
+        names = {given.name for given in self._inputs}
+        strange = [n for n in sorted(names) if n not in INPUTS and not n.startswith(PAST)]
+        unknown = [given.type for given in self._inputs if given.type not in TYPES]
+        if strange or unknown or "input_ids" not in names:
+            what = ", ".join([*strange, *unknown]) or "no input_ids"
+            raise UnsupportedModel(
+                f"what it wants to be fed is no text's tokens: {what}", architecture="unknown"
+            )
+
+    def of(
+        self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], kinds: npt.NDArray[np.int64]
+    ) -> dict[str, Any]:
+        """[texts, tokens] of each; padding has a mask of 0."""
+        known = {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds}
+        found: dict[str, Any] = {}
+        for given in self._inputs:
+            kind = TYPES[given.type]
+            if given.name in known:
+                found[given.name] = known[given.name].astype(kind, copy=False)
+            elif given.name == "position_ids":
+                places = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+                found[given.name] = np.ascontiguousarray(places, kind)
+            elif given.name == "use_cache_branch":
+                found[given.name] = np.zeros(1, kind)
+            else:  # keys and values of what came before: nothing did
+                sides = [side if isinstance(side, int) else 0 for side in given.shape]
+                found[given.name] = np.zeros([len(ids), *sides[1:]], kind)
+        return found

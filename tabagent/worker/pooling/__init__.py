@@ -1,0 +1,1 @@
+"""What all engines share that read whole texts: vectors, ranks, labels and marked spans."""
