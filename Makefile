@@ -5,6 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # llama.cpp compiles for a few minutes, once; its build tools come as packages too.
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+# GCC before 14 compiles llama.cpp's code for matrix tiles (AMX) wrongly; without them it is sound.
+NO_TILES := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+ifeq ($(shell $(CXX) $(NO_TILES) -E -x c++ /dev/null >/dev/null 2>&1 && echo yes),yes)
+export CFLAGS += $(NO_TILES)
+export CXXFLAGS += $(NO_TILES)
+endif
 # Flags of the comparison that `make bench` ends with: make bench BENCH='--quick --output FILE'
 BENCH ?=
 # And of the soak: make soak SOAK='--minutes 2'

@@ -353,9 +353,7 @@ class Failed(_Message):
 
 Pooled = Embed | Rank | Label | Mark
 """What is asked of a model that reads whole texts."""
-Command = (
-    Load | Render | Tokenize | Detokenize | Generate | Pooled | Sleep | Cancel | Shutdown
-)
+Command = Load | Render | Tokenize | Detokenize | Generate | Pooled | Sleep | Cancel | Shutdown
 Event = Hello | Beat | Progress | Pieces | Finished | Done | Failed
 
 encode: Final = msgspec.msgpack.Encoder().encode

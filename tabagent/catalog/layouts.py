@@ -109,7 +109,9 @@ def read_layout(weights: Path) -> Layout | None:
 def _width(said: dict[str, Any], folder: Path) -> int:
     """Numbers in a vector: as pooled, which a layer behind may have changed."""
     pool = json_object(folder / "1_Pooling" / "config.json") or {}
-    return _number(pool, ("word_embedding_dimension", "embedding_dimension")) or _number(said, WIDTH)
+    return _number(pool, ("word_embedding_dimension", "embedding_dimension")) or _number(
+        said, WIDTH
+    )
 
 
 def _shape(said: dict[str, Any], size: int) -> Shape | None:

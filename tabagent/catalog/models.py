@@ -24,9 +24,7 @@ from tabagent.catalog.variant import rank
 from tabagent.errors import ModelNotFound, NotAvailableHere, TabAgentError
 from tabagent.wire import Pooling, Reading
 
-Task = Literal[
-    "chat", "completion", "embedding", "rerank", "classification", "entities", "adapter"
-]
+Task = Literal["chat", "completion", "embedding", "rerank", "classification", "entities", "adapter"]
 BUILTIN: Final = "tabagent/guide"
 DESCRIBED_BY: Final = (
     "config.json", "genai_config.json", "tokenizer_config.json", "chat_template.jinja",

@@ -57,13 +57,10 @@ def _missing(wish: str, machine: Accelerators) -> NotAvailableHere:
         how = f": {how_to_build(kind)}" if machine.engine == "llama.cpp" else ""
         why = f"the installed {machine.engine} cannot use {kind}{how}"
     elif not kinds:
-        why = (
-            f"the installed {machine.engine} was built for the processor alone"
-            + (
-                f": {how_to_build('cuda')}, or with its flag for another kind of device"
-                if machine.engine == "llama.cpp"
-                else ": `tabagent doctor` says which package is built for your device"
-            )
+        why = f"the installed {machine.engine} was built for the processor alone" + (
+            f": {how_to_build('cuda')}, or with its flag for another kind of device"
+            if machine.engine == "llama.cpp"
+            else ": `tabagent doctor` says which package is built for your device"
         )
     elif kinds <= machine.absent:
         why = f"no {' or '.join(sorted(kinds))} device is found; is its driver installed?"

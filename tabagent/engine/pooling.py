@@ -17,9 +17,7 @@ from tabagent.errors import GenerationTimeout, QueueFull
 
 UNKNOWN_S: Final = 1.0  # what a request is thought to take before one has ended
 
-Ask = Callable[
-    [Model, Callable[[int], wire.Pooled], float | None], Awaitable[dict[str, Any]]
-]
+Ask = Callable[[Model, Callable[[int], wire.Pooled], float | None], Awaitable[dict[str, Any]]]
 """Asks a model's worker; the function builds the command with the id that it is given. Last comes
 how many seconds the model stays loaded afterwards.
 """

@@ -47,7 +47,9 @@ class TextsRequest(Request):
 class ClassifyRequest(TextsRequest):
     """Texts to classify."""
 
-    model_config = {"json_schema_extra": {"examples": [{"input": ["I love this.", "Never again."]}]}}
+    model_config = {
+        "json_schema_extra": {"examples": [{"input": ["I love this.", "Never again."]}]}
+    }
 
     top_n: Whole | None = Field(None, ge=1, description="Only the likeliest so many labels.")
     truncate: wire.Truncate = Field(

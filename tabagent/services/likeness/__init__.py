@@ -26,7 +26,6 @@ from tabagent.services.likeness.shapes import (
     VectorRequest,
 )
 
-
 ASKED_AND_TOLD: Final = {
     "query": "query", "queries": "query", "texts": "passage", "documents": "passage",
 }  # fmt: skip

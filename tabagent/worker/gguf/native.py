@@ -15,6 +15,7 @@ from typing import Any, Final
 from tabagent.errors import ModelCorrupt, NotAvailableHere, OutOfMemory, UnsupportedModel
 from tabagent.worker.gguf import buffers
 from tabagent.worker.gguf.binding import C
+from tabagent.worker.gguf.tiles import tiles_are_sound
 
 ENGINE: Final = (
     f"llama.cpp {C.llama_version().decode()} (llama-cpp-python {version('llama-cpp-python')})"
@@ -94,6 +95,7 @@ class Model:
         C.llama_log_set(_log, ctypes.c_void_p(0))
         C.llama_backend_init()
         params = C.llama_model_default_params()
+        params.use_extra_bufts = tiles_are_sound()
         params.load_mode = LOAD_MODES[mmap, mlock]
         offload.apply(params)
         last = -1

@@ -93,8 +93,7 @@ class BatchContext:
         output = self._run(ids, mask, kinds, by_token)
         if by_token:
             return [
-                output[row, : len(part.tokens)].astype(np.float32)
-                for row, part in enumerate(parts)
+                output[row, : len(part.tokens)].astype(np.float32) for row, part in enumerate(parts)
             ]
         return list(self._pool(output, counted).astype(np.float32))
 

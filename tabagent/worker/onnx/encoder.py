@@ -79,7 +79,9 @@ class OnnxPooling:
                     architecture="unknown",
                 )
         wanted = per_token if self._pooling == "spans" else per_text or per_token
-        if wanted is None or (not self._makes_vectors and self._pooling != "spans" and not per_text):
+        if wanted is None or (
+            not self._makes_vectors and self._pooling != "spans" and not per_text
+        ):
             raise UnsupportedModel(
                 f"none of its outputs is what it is for: {', '.join(outputs)[:200]}",
                 architecture="unknown",

@@ -132,9 +132,7 @@ def _load_error(path: Path, error: Exception) -> TabAgentError:
     if "alloc" in said.lower() or isinstance(error, MemoryError):
         return OutOfMemory(f"ONNX Runtime ran out of memory: {said[:300]}", device="cpu")
     if kind == "NotImplemented" or "is not a registered function/op" in said:
-        return UnsupportedModel(
-            f"ONNX Runtime cannot run it: {said[:300]}", architecture=path.name
-        )
+        return UnsupportedModel(f"ONNX Runtime cannot run it: {said[:300]}", architecture=path.name)
     return ModelCorrupt(
         f"ONNX Runtime cannot read {path.name}: {said[:300]}",
         file=path.name,

@@ -23,6 +23,7 @@ STEP_S: Final = 0.5  # a batch aims at this, so that neither a cancel nor a newc
 SMALLEST_BATCH: Final = 32
 FIRST_BATCH: Final = 128  # while the speed is not known
 
+
 @dataclass(eq=False)
 class _Input:
     """An input that has begun: its place in the context, and how far it is computed."""

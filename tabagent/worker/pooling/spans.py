@@ -95,9 +95,7 @@ def _words(
 def _word(tokens: list[list[Any]], labels: Sequence[str]) -> _Word:
     scores = np.mean([total / count for total, count, _, _ in tokens], axis=0)
     best = int(np.argmax(scores))
-    return _Word(
-        labels[best], float(scores[best]), int(tokens[0][2][0]), int(tokens[-1][2][1])
-    )
+    return _Word(labels[best], float(scores[best]), int(tokens[0][2][0]), int(tokens[-1][2][1]))
 
 
 def _span(text: str, words: list[_Word]) -> Span | None:

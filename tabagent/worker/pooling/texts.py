@@ -65,7 +65,7 @@ class Texts:
         return [self._packed(found, prompt) for found in self._encoded(texts, prompt)]
 
     def cut(self, tokens: Tokens) -> Tokens:
-        opening, closing = self._frame()
+        _, closing = self._frame()
         return np.concatenate([tokens[: self.limit - closing], tokens[len(tokens) - closing :]])
 
     def windows(self, text: str, prompt: str = "") -> list[Tokens]:
@@ -141,6 +141,7 @@ class Texts:
             ends = np.array([end for _, end in found.offsets])
             begin, end = _own(found, 0)
             tokens["pooled"][begin:end] = ends[begin:end] > len(prompt)
+            tokens["pooled"][:begin] = False  # as sentence-transformers counts a prompt's length
         return tokens
 
     def _frame(self) -> tuple[int, int]:
@@ -157,7 +158,9 @@ class Texts:
                     raise InvalidRequest(
                         f"token {token} is not in the vocabulary of {self.size}",
                         param="tokens",
-                        errors=[{"pointer": f"/tokens/{position}", "detail": "there is no such token"}],
+                        errors=[
+                            {"pointer": f"/tokens/{position}", "detail": "there is no such token"}
+                        ],
                     )
             return {"text": self._tokenizer.decode(command.tokens, skip_special_tokens=False)}
         (found,) = self._encoded([command.text])

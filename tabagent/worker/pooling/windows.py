@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 OVERLAP: Final = 8  # windows share one part in so many with the next
-LEAST_ROOM: Final = 32  # tokens that a query must leave for documents, or a quarter of a small context
+LEAST_ROOM: Final = (
+    32  # tokens that a query must leave for documents, or a quarter of a small context
+)
 
 
 def window_starts(length: int, room: int) -> list[int]:
