@@ -21,11 +21,14 @@ from tabagent.hardware.devices import Look
 from tabagent.hardware.findings import Memory
 from tabagent.hardware.limits import memory
 from tabagent.hardware.look import devices_now
+from tabagent.wire import Reading
 
 TOKEN = "t" * 32
 FAKE = "fake/counter"
 EMBEDDER = "fake/embedder"
 RERANKER = "fake/reranker"
+CLASSIFIER = "fake/classifier"
+TAGGER = "fake/tagger"
 
 
 def fake_model(name: str = FAKE, path: str = "/fake", **facts: Any) -> Model:
@@ -45,6 +48,13 @@ def fake_models(name: str = FAKE) -> list[Model]:
         fake_model(name),
         fake_model(EMBEDDER, task="embedding", pooling="mean", embedding_length=8),
         fake_model(RERANKER, task="rerank", pooling="rank"),
+        fake_model(
+            CLASSIFIER,
+            task="classification",
+            pooling="labels",
+            reading=Reading(labels=["odd", "even"]),
+        ),
+        fake_model(TAGGER, task="entities", pooling="spans"),
     ]
 
 

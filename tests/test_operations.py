@@ -11,7 +11,7 @@ import pytest
 
 from tabagent.errors import CATALOGUE
 from tabagent.operation import Access, Call, Event, NoParameters, Operation, Reply
-from tests.live import EMBEDDER, FAKE, RERANKER, TOKEN, LiveServer, fake_models
+from tests.live import CLASSIFIER, EMBEDDER, FAKE, RERANKER, TAGGER, TOKEN, LiveServer, fake_models
 
 # Existing extensions call these: they stay exactly as they are.
 KEPT = {
@@ -20,6 +20,8 @@ KEPT = {
     "responses": "POST /v1/responses",
     "embeddings": "POST /v1/embeddings",
     "rerank": "POST /v1/rerank",
+    "classify": "POST /v1/classify",
+    "entities": "POST /v1/entities",
     "similarity": "POST /v1/similarity",
     "semantic_search": "POST /v1/semantic-search",
     "recommend": "POST /v1/recommend",
@@ -64,6 +66,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "responses": {"model": FAKE, "input": "3"},
     "embeddings": {"model": EMBEDDER, "input": "abc"},
     "rerank": {"model": RERANKER, "query": "abc", "documents": ["abc", "d"]},
+    "classify": {"model": CLASSIFIER, "input": "abc"},
+    "entities": {"model": TAGGER, "input": "abc"},
     "similarity": {"model": EMBEDDER, "texts": ["abc", "d"]},
     "semantic_search": {"model": EMBEDDER, "query": "abc", "texts": ["abc", "d"]},
     "recommend": {"model": EMBEDDER, "liked": ["abc"], "texts": ["abc", "d"]},

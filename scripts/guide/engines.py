@@ -42,7 +42,9 @@ class TorchEngine:
     def answer(self, messages: Messages) -> str:
         """See Engine."""
         ids = self._tokenizer.encode(render(messages)).ids
-        found = self._model.greedy(ids, self._tokenizer.token_to_id(TURN_END), LIMIT)
+        end = self._tokenizer.token_to_id(TURN_END)
+        assert end is not None, "the guide's tokenizer has it"
+        found = self._model.greedy(ids, end, LIMIT)
         return str(self._tokenizer.decode(found))
 
 

@@ -76,7 +76,7 @@ def read_layout(weights: Path) -> Layout | None:
         return None
     onnx = weights.suffix == ".onnx"
     modules = (folder / "modules.json").is_file()
-    if not onnx and not modules and "sentence_transformers" not in (config or {}):
+    if not onnx and not modules and not _is_headed(config or {}):
         return None  # weights of another library
     text = (config or {}).get("text_config")
     said: dict[str, Any] = {**(config or {}), **(text if isinstance(text, dict) else {})}
@@ -104,6 +104,14 @@ def read_layout(weights: Path) -> Layout | None:
         reading=reading,
         shape=_shape(said, sum(file.stat().st_size for file in files)),
     )
+
+
+def _is_headed(config: dict[str, Any]) -> bool:
+    """Whether safetensors are of a cross-encoder or a classifier, which bring no modules.json."""
+    named = config.get("architectures")
+    first = str(named[0]) if isinstance(named, list) and named else ""
+    headed = first.endswith(("ForSequenceClassification", "ForTokenClassification"))
+    return headed or "sentence_transformers" in config
 
 
 def _width(said: dict[str, Any], folder: Path) -> int:

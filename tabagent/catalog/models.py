@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
@@ -203,8 +205,8 @@ class Catalog:
 
 def _as_placed(model: Model, id_: str, location: Location) -> Model:
     """Facts that were kept, under the name that the file has now."""
-    if not model.backend and model.problem is None:
-        model = replace(model, problem=_no_engine(model.format))
+    if model.problem is None and (missing := _missing_engine(model)) is not None:
+        model = replace(model, problem=missing)
     if (model.id, model.location) != (id_, location):
         model = replace(model, id=id_, location=location)
     return model
@@ -255,16 +257,31 @@ def _laid_out(base: Model, layout: Layout | None) -> Model | None:
 def _backend(layout: Layout) -> str:
     if layout.pooling is None:
         return ""
-    return "onnx-pooling" if layout.format == "onnx" else ""
+    return "onnx-pooling" if layout.format == "onnx" else "sentences"
 
 
-def _no_engine(format: str) -> TabAgentError:
-    return NotAvailableHere(
-        f"{'ONNX' if format == 'onnx' else format} models are listed, and no engine of this version "
-        "runs them: take a GGUF variant of it",
-        what=format,
-        why="there is no engine for it in this version",
-    )
+def _missing_engine(model: Model) -> TabAgentError | None:
+    """Why nothing here runs the model, when nothing does."""
+    if not model.backend:
+        return NotAvailableHere(
+            f"{'ONNX' if model.format == 'onnx' else model.format} models that generate are listed, "
+            "and no engine of this version runs them: take a GGUF variant of it",
+            what=model.format,
+            why="there is no engine for it in this version",
+        )
+    if model.backend == "sentences" and not _has_sentences():
+        return NotAvailableHere(
+            "sentence-transformers is not installed: "
+            'pip install "tabagent[sentence-transformers]", or take an ONNX variant of it',
+            what=model.format,
+            why="the extra sentence-transformers is not installed",
+        )
+    return None
+
+
+@cache
+def _has_sentences() -> bool:
+    return find_spec("sentence_transformers") is not None and find_spec("torch") is not None
 
 
 def _describe(base: Model, header: GgufHeader) -> Model:
@@ -299,8 +316,10 @@ def _describe(base: Model, header: GgufHeader) -> Model:
     )
 
 
-def _preference(model: Model) -> tuple[bool, int, int]:
-    return model.problem is not None, rank(model.id.partition(":")[2]), -model.size_bytes
+def _preference(model: Model) -> tuple[bool, int, bool, int]:
+    """Of variants of one model: what can run, what loses little, what needs no other library."""
+    variant, foreign = model.id.partition(":")[2], model.format == "sentence-transformers"
+    return model.problem is not None, rank(variant), foreign, -model.size_bytes
 
 
 def _free(id_: str, taken: dict[str, Model]) -> str:

@@ -98,7 +98,9 @@ def modules_of(folder: Path) -> list[tuple[str, str]]:
     for entry in json_list(folder / "modules.json") or []:
         kind, path = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else ("", "")
         if isinstance(kind, str) and isinstance(path, str) and ".." not in path and path[:1] != "/":
-            found.append((kind.rpartition(".")[2][:64], path))
+            # The library imports whatever is named here: others' names stay whole, and are unknown.
+            own = kind.startswith("sentence_transformers.")
+            found.append((kind.rpartition(".")[2][:64] if own else kind[:64], path))
     return found
 
 

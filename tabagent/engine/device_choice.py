@@ -36,7 +36,9 @@ def choose(
         return []
     usable = [device for device in devices if device.kind in kinds]
     if not usable:
-        maybe = [other for other in KINDS if other in kinds and other not in machine.absent]
+        # Of torch nobody could say without importing it: what may be is no device yet.
+        told = machine.engine != "torch"
+        maybe = [o for o in KINDS if told and o in kinds and o not in machine.absent]
         usable = [Device(other, 0, "unknown", 0, BOUNDLESS) for other in maybe[:1]]
     if wish in KINDS or number:
         usable = [device for device in usable if device.kind == kind]

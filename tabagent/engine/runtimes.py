@@ -34,6 +34,7 @@ LANES: Final = 4  # at most
 ALONE: Final = 1024  # a longer text runs by itself
 FLOAT: Final = 4
 PROCESS: Final = 72 * 2**20  # Python, ONNX Runtime, numpy and what they import
+TORCH_PROCESS: Final = 560 * 2**20  # the same with torch and transformers
 TOKEN: Final = 600  # bytes of a tokenizer's tables for one token
 MATRICES: Final = 2  # of attention at once
 ARRAYS: Final = 8  # of a model's width at once
@@ -60,7 +61,11 @@ def runs(model: Model) -> bool:
 
 def machine_for(model: Model, machine: Accelerators) -> Accelerators:
     """What this model's engine can use of a machine."""
-    return replace(machine, kinds=kinds(), engine="ONNX Runtime") if runs(model) else machine
+    if not runs(model):
+        return machine
+    if model.backend == "sentences":  # torch says what it can use when it is imported, not before
+        return replace(machine, kinds=frozenset(("cuda", "rocm", "metal")), engine="torch")
+    return replace(machine, kinds=kinds(), engine="ONNX Runtime")
 
 
 def providers_of(placed: Placement) -> list[str]:
@@ -87,7 +92,7 @@ def estimate_whole(model: Model, placed: Placement) -> Estimate | None:
         logits=0,
         vocabulary=shape.vocabulary * TOKEN,
         kept=0,
-        process=PROCESS,
+        process=TORCH_PROCESS if model.backend == "sentences" else PROCESS,
     )
 
 

@@ -30,6 +30,7 @@ BACKENDS: Final = {
     "gguf": ("tabagent.worker.gguf.engine", "GgufBackend"),
     "gguf-pooling": ("tabagent.worker.gguf.pooling_engine", "backend"),
     "onnx-pooling": ("tabagent.worker.onnx.encoder", "backend"),
+    "sentences": ("tabagent.worker.sentences.engine", "backend"),
     "fake": ("tabagent.worker.fake.engine", "FakeBackend"),
 }
 CRASH: Final = 70  # EX_SOFTWARE

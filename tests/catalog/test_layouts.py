@@ -123,8 +123,11 @@ def test_what_was_too_large_for_the_graph_counts(tmp_path: Path, repo: Path) -> 
             {},
             "classification",
         ),
-        ({"architectures": ["BertForSequenceClassification"]}, {}, "classification"),
-        ({"architectures": ["BertForTokenClassification"]}, {}, "classification"),
+        (
+            {"architectures": ["BertForTokenClassification"], "id2label": {"0": "O", "1": "B-PER"}},
+            {},
+            "entities",
+        ),
     ],
 )
 def test_what_it_is_for_is_read_from_its_configuration(
@@ -303,7 +306,7 @@ def test_a_changed_description_is_read_again(tmp_path: Path, repo: Path) -> None
 
 
 def test_using_one_is_refused_with_what_would_work(tmp_path: Path, repo: Path) -> None:
-    make(repo, {"config.json": BERT, "onnx/model.onnx": 10})
+    make(repo, {"config.json": QWEN, "onnx/model.onnx": 10})
     with LiveServer(tmp_path, models_dir=tmp_path / "models") as live:
         row = live.client.get("/v1/models/maker%2Fmodel").json()
         assert (row["format"], row["problem"]["code"]) == ("onnx", "not-available-here")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,26 +11,22 @@ import numpy.typing as npt
 
 from tabagent import wire
 from tabagent.errors import UnsupportedModel
-from tabagent.worker.onnx.context import BatchContext
-from tabagent.worker.onnx.pools import pooled
 from tabagent.worker.onnx.session import CPU, ENGINE, Feed, Kept, open_session
 from tabagent.worker.pooling.backend import PoolingBackend
-from tabagent.worker.pooling.model import Broken, Context, Part, Row, Tokens, Window
-from tabagent.worker.pooling.requests import scaled
-from tabagent.worker.pooling.texts import Texts
+from tabagent.worker.pooling.encoder import Encoder
+from tabagent.worker.pooling.texts import Texts, folder_of
 
 SENTENCE: Final = "sentence_embedding"  # an output that is a text's vector already
 BY_TOKEN: Final = ("last_hidden_state", "token_embeddings")
 LOGITS: Final = ("logits", "scores")
 MOST_LANES: Final = 4
-DEVICE_SCALE: Final = 16  # times as much goes together on a device
 
 
 def backend() -> PoolingBackend:
     return PoolingBackend(OnnxPooling())
 
 
-class OnnxPooling:
+class OnnxPooling(Encoder):
     """One encoder, with or without a head."""
 
     engine = ENGINE
@@ -41,7 +37,7 @@ class OnnxPooling:
         reading = command.reading or wire.Reading()
         self._pooling, self._reading = command.pooling, reading
         self.limit = command.n_ctx
-        self._texts = Texts(_folder_of(path), reading, self.limit)
+        self._texts = Texts(folder_of(path), reading, self.limit)
         self._lanes = 1 if command.providers else max(1, min(command.threads, MOST_LANES))
         opened = open_session(
             path,
@@ -93,35 +89,6 @@ class OnnxPooling:
     def _makes_vectors(self) -> bool:
         return self._pooling not in ("rank", "labels", "spans")
 
-    def _probe(self) -> None:
-        """Compute one text: what cannot be, is found now and not on every request."""
-        (tokens,) = self.sequences(["a"])
-        if not len(tokens):
-            (tokens,) = self.sequences(["the"])
-        context = self.open()
-        (row,) = context.compute([Part(0, 0, tokens, True, by_token=self._pooling == "spans")])
-        context.close()
-        if row is None or isinstance(row, Broken):
-            raise UnsupportedModel(
-                f"it computes {row.why if row else 'nothing'}", architecture="unknown"
-            )
-        self.width = int(row.shape[-1])
-        labels = len(self._reading.labels)
-        if not self._makes_vectors and labels and labels != self.width:
-            raise UnsupportedModel(
-                f"its head has {self.width} outputs, and config.json names {labels}",
-                architecture="unknown",
-            )
-
-    def open(self) -> Context:
-        return BatchContext(
-            self.limit,
-            self._lanes,
-            self._run,
-            self._pool,
-            scale=DEVICE_SCALE if self._on_device else 1,
-        )
-
     def _run(
         self,
         ids: npt.NDArray[np.int64],
@@ -132,47 +99,6 @@ class OnnxPooling:
         name = self._per_token if by_token else self._per_text or self._per_token
         found: npt.NDArray[Any] = self._session.run([name], self._feed.of(ids, mask, kinds))[0]
         return found
-
-    def _pool(self, output: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> Row:
-        if self._per_text is not None:
-            return output.astype(np.float32, copy=False)
-        return pooled(output, counted, self._pooling)
-
-    # ---- what the tokenizer does ----------------------------------------------------------------
-    def ask(self, command: wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
-        return self._texts.ask(command)
-
-    def sequences(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
-        return self._texts.sequences(texts, prompt)
-
-    def cut(self, tokens: Tokens) -> Tokens:
-        return self._texts.cut(tokens)
-
-    def windows(self, text: str, prompt: str = "") -> list[Tokens]:
-        return self._texts.windows(text, prompt)
-
-    def marked(self, text: str) -> list[Window]:
-        return self._texts.marked(text)
-
-    def pairs(
-        self, query: str, documents: list[str], *, first_window: bool
-    ) -> Iterator[tuple[int, Tokens]]:
-        return self._texts.pairs(query, documents, first_window=first_window)
-
-    def relevance(self, rows: Row) -> npt.NDArray[np.float64]:
-        """The one output of a head that ranks, as the model scales it."""
-        return scaled(rows[:, 0], self._reading.scale)
-
-    def sleep(self) -> bool:
-        return False  # a context is but threads
-
-    def close(self) -> None:
-        """The process's end gives everything back."""
-
-
-def _folder_of(weights: Path) -> Path:
-    """Where a model's tokenizer lies: beside its weights, or above `onnx/`."""
-    return weights.parent.parent if weights.parent.name == "onnx" else weights.parent
 
 
 def _named(outputs: dict[str, int], names: Sequence[str], sides: int) -> str | None:

@@ -29,6 +29,11 @@ Own = tuple[int, int]
 """Where a text's own tokens begin in a sequence, and where they end."""
 
 
+def folder_of(weights: Path) -> Path:
+    """Where a model's tokenizer lies: beside its weights, or above `onnx/`."""
+    return weights.parent.parent if weights.parent.name == "onnx" else weights.parent
+
+
 class Texts:
     """One model's tokenizer, for sequences of at most `limit` tokens."""
 

@@ -189,7 +189,7 @@ def test_a_vector_of_zeros_is_an_error(tmp_path: Path) -> None:
 def test_each_kind_says_what_it_is_not(bert: Pooler, open_: Open) -> None:
     ranker = open_("ranker", "rank")
     wrong: list[tuple[Pooler, Any]] = [
-        (bert, wire.Rank(1, "a", ["b"])),
+        (bert, wire.Rank(1, "a", ["b"], method="cross-encoder")),
         (ranker, wire.Embed(1, ["a"])),
         (bert, wire.Generate(1, wire.Sampling(), text="a")),
     ]

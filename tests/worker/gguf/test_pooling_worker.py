@@ -43,7 +43,7 @@ def test_ranks_cross_the_pipe(files: dict[str, Path]) -> None:
 
 
 def test_a_refusal_crosses_the_pipe_and_the_next_request_is_answered(child: Child) -> None:
-    child.say(wire.Embed(2, ["a", "the " * 3000]), generate(3, "a"), wire.Rank(4, "a", ["b"]))
+    child.say(wire.Embed(2, ["a", "the " * 3000]), generate(3, "a"), wire.Label(4, ["a"]))
     long, text, rank = child.answer(2), child.answer(3), child.answer(4)
     assert isinstance(long, wire.Failed)
     assert (long.slug, long.members["param"]) == ("context-length-exceeded", "input")

@@ -1,4 +1,4 @@
-"""Computes sequences in an ONNX Runtime session: like lengths together, several batches at once.
+"""Whole sequences in an engine that takes padded batches: like lengths together, several at once.
 
 Padding is computed like text, so what shares a batch should be of one length; and on two cores two
 batches side by side, with a thread each, are a seventh faster than one after the other with two.

@@ -1,0 +1,1 @@
+"""Models in sentence-transformers' own format, in torch."""
