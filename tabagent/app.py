@@ -69,6 +69,7 @@ log = structlog.get_logger(__name__)
 
 DATABASE: Final = "tabagent.db"
 GUIDE: Final = Path(__file__).parent / "builtin" / "guide.gguf"
+EMBED: Final = Path(__file__).parent / "builtin" / "embed" / "onnx" / "model_int8.onnx"
 
 
 class Gateway:
@@ -137,6 +138,7 @@ def catalog_of(
         GUIDE,
         files,
         extra,
+        embedder=EMBED,
         added=settings.model_paths,
         hub_cache=settings.hub_cache or hub_cache(),
         kept=settings.data_dir / "catalogue.msgpack",
@@ -158,7 +160,12 @@ def build_services(
 ) -> Services:
     """One of each service. Does no I/O, so the table can be had without an engine."""
     meters = Meters()
-    models = Models(catalog, supervisor, lambda: preferences.selected())
+    models = Models(
+        catalog,
+        supervisor,
+        lambda: preferences.selected(),
+        {"embedding": settings.embedding_model, "rerank": settings.rerank_model},
+    )
     preferences = Preferences(
         saved, settings, journal, find=models.find, differs=supervisor.differs
     )

@@ -97,6 +97,13 @@ class Settings(BaseSettings):
     model: str | None = Field(
         None, description="Model for requests that name none; the built-in guide when unset."
     )
+    embedding_model: str | None = Field(
+        None,
+        description="Model for embeddings and search where a request names none; one that is there when unset, the built-in embedder last.",
+    )
+    rerank_model: str | None = Field(
+        None, description="Model for rerank where a request names none; one that is there when unset."
+    )
     auth: Literal["auto", "always"] = Field(
         "auto",
         description="`auto`: local programs need no token for USER operations; beyond this machine and with `always` all do.",

@@ -22,12 +22,13 @@ from tabagent.catalog.layouts import Layout, folder_of, read_layout
 from tabagent.catalog.places import Location, Place, in_added, in_directory, in_hub_cache, loose_id
 from tabagent.catalog.pooling import pooling_of
 from tabagent.catalog.shape import Shape, shape_of
-from tabagent.catalog.variant import rank
+from tabagent.catalog.variant import layout_variant, rank
 from tabagent.errors import ModelNotFound, NotAvailableHere, TabAgentError
 from tabagent.wire import Pooling, Reading
 
 Task = Literal["chat", "completion", "embedding", "rerank", "classification", "entities", "adapter"]
 BUILTIN: Final = "tabagent/guide"
+EMBEDDER: Final = "tabagent/embed"
 DESCRIBED_BY: Final = (
     "config.json", "genai_config.json", "tokenizer_config.json", "chat_template.jinja",
     "modules.json", "README.md", "sentence_bert_config.json", "config_sentence_transformers.json",
@@ -62,7 +63,8 @@ class Model:
 
 
 class Catalog:
-    """Everything that could be loaded. `extra` are records that need no file of ours.
+    """Everything that could be loaded: the built-in model and embedder, `files`, what lies in the
+    directories. `extra` are records that need no file of ours.
 
     `kept` is the file that keeps facts over a restart, `read` what reads a header.
     """
@@ -74,12 +76,14 @@ class Catalog:
         files: Iterable[Path] = (),
         extra: Iterable[Model] = (),
         *,
+        embedder: Path | None = None,
         added: Iterable[Path] = (),
         hub_cache: Path | None = None,
         kept: Path | None = None,
         read: Callable[[Path], GgufHeader] = read_gguf_header,
     ) -> None:
         self._dir, self._builtin, self._files = models_dir, builtin, tuple(files)
+        self._embedder = embedder
         self._added, self._hub_cache = tuple(added), hub_cache
         self._extra = {model.id: model for model in extra}
         self._known: dict[str, Model] = {}
@@ -179,6 +183,8 @@ class Catalog:
 
     def _places(self) -> Iterator[Place]:
         yield Place(BUILTIN, self._builtin, "built-in")
+        if self._embedder is not None:
+            yield Place(EMBEDDER, self._embedder, "built-in")
         for path in self._files:
             yield Place(loose_id(path), path, "named")
         yield from in_directory(self._dir, "models-directory")
@@ -240,7 +246,7 @@ def _laid_out(base: Model, layout: Layout | None) -> Model | None:
         format=layout.format,
         task=layout.task,
         architecture=layout.architecture,
-        quantisation=base.id.partition(":")[2],
+        quantisation=base.id.partition(":")[2] or layout_variant((base.path.name,)),
         size_bytes=layout.size_bytes,
         files=len(layout.files),
         parameters=layout.parameters,

@@ -182,11 +182,11 @@ def too_big(model: Model, least: Placement, available: int, fits: int) -> OutOfM
 
 def estimate_of(model: Model, placed: Placement) -> Estimate | None:
     """What this layout takes on the CPU; None where the measures are unknown."""
+    if runtimes.runs(model):
+        return runtimes.estimate_whole(model, placed)
     shape = model.shape
     if shape is None:
         return None
-    if runtimes.runs(model):
-        return runtimes.estimate_whole(model, placed)
     if model.pooling:
         return estimate_pooling(
             shape,

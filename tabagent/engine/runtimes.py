@@ -75,11 +75,18 @@ def providers_of(placed: Placement) -> list[str]:
     return list(PROVIDERS[placed.devices[0].kind])
 
 
-def estimate_whole(model: Model, placed: Placement) -> Estimate | None:
-    """An encoder on the processor, with texts of full length."""
-    shape = model.shape
-    if shape is None:
-        return None
+def estimate_whole(model: Model, placed: Placement) -> Estimate:
+    """An encoder on the processor, with texts of full length; a lookup where there are no layers."""
+    shape = model.shape or Shape(
+        width=model.embedding_length,
+        heads=0,
+        feed_forward=0,
+        vocabulary=0,
+        layers=(),
+        input_bytes=0,
+        output_bytes=0,
+        other_bytes=model.size_bytes,
+    )
     lanes = min(placed.threads, LANES)
     batch, alone = min(BUDGET, placed.n_ctx), placed.n_ctx
     beside = lanes * _computing(shape, batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tabagent.catalog.models import Catalog, Model, Task
@@ -30,9 +30,15 @@ class Models:
     """The catalogue as callers see it."""
 
     def __init__(
-        self, catalog: Catalog, supervisor: Supervisor, selected: Callable[[], str]
+        self,
+        catalog: Catalog,
+        supervisor: Supervisor,
+        selected: Callable[[], str],
+        named: Mapping[Task, str | None],
     ) -> None:
+        """`named` are the models that settings name for a task."""
         self._catalog, self._supervisor, self._selected = catalog, supervisor, selected
+        self._named = named
 
     @property
     def selected(self) -> str:
@@ -50,16 +56,23 @@ class Models:
 
     async def resolve_for(self, name: str | None, task: Task) -> Model | None:
         """The model a request names. Without a name one for `task`, or None when there is none:
-        the selected model, else one that is loaded, else the first in the list.
+        what the settings name, else the selected model, else one that is loaded, else the first in
+        the list. What is built in comes last.
         """
-        if name:
-            return await self.find(name)
+        if wanted := name or self._named.get(task):
+            return await self.find(wanted)
         able = [
             (model, loaded)
             for model, loaded in await self.with_state()
             if model.task == task and model.problem is None
         ]
-        able.sort(key=lambda pair: (pair[0].id != self.selected, not pair[1]))
+        able.sort(
+            key=lambda pair: (
+                pair[0].id != self.selected,
+                pair[0].location == "built-in",
+                not pair[1],
+            )
+        )
         return able[0][0] if able else None
 
     async def with_state(self) -> list[tuple[Model, bool]]:
