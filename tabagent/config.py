@@ -102,7 +102,8 @@ class Settings(BaseSettings):
         description="Model for embeddings and search where a request names none; one that is there when unset, the built-in embedder last.",
     )
     rerank_model: str | None = Field(
-        None, description="Model for rerank where a request names none; one that is there when unset."
+        None,
+        description="Model for rerank where a request names none; one that is there when unset.",
     )
     auth: Literal["auto", "always"] = Field(
         "auto",

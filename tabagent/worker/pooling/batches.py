@@ -18,8 +18,10 @@ import numpy.typing as npt
 from tabagent.worker.pooling.model import Broken, Part, Row
 
 BUDGET: Final = 512  # tokens of a batch, padding included; more was not faster
-STEP: Final = 4096  # tokens between two looks at who else waits
+STEP: Final = 2048  # tokens between two looks at who else waits, for each lane
 SEQUENCES: Final = 512
+LEAST: Final = 64  # tokens that are worth a batch
+PADDED: Final = 1.15  # of what texts have, with what fills them up
 ALONE: Final = 1024  # tokens; a longer text is computed by itself
 
 Outputs = list[npt.NDArray[Any]]
@@ -37,7 +39,8 @@ class BatchContext:
 
     def __init__(self, limit: int, lanes: int, run: Run, pool: Pool, *, scale: int = 1) -> None:
         """`scale`: how many times as much goes together, on devices that are fast at much."""
-        self._budget, self.batch = BUDGET * scale, STEP * scale
+        self._budget, self.batch = BUDGET * scale, STEP * scale * lanes
+        self._count = lanes
         self.room = limit + self.batch
         self.progress = 0
         self._run, self._pool = run, pool
@@ -59,16 +62,23 @@ class BatchContext:
     def _groups(self, parts: Sequence[Part]) -> list[list[int]]:
         """Places of parts that are computed together, the longest first."""
         groups: list[list[int]] = []
+        budget = self._shared_out(sum(len(part.tokens) for part in parts))
         order = sorted(range(len(parts)), key=lambda i: (parts[i].by_token, -len(parts[i].tokens)))
         for index in order:
             group = groups[-1] if groups else []
             longest = len(parts[group[0]].tokens) if group else 0
             like = bool(group) and parts[group[0]].by_token == parts[index].by_token
-            if like and longest * (len(group) + 1) <= self._budget:
+            if like and longest * (len(group) + 1) <= budget:
                 group.append(index)
             else:
                 groups.append([index])
         return groups
+
+    def _shared_out(self, tokens: int) -> int:
+        """The most tokens of a batch, so that all lanes have as many batches: none waits for others."""
+        batches = -(-tokens // self._budget)
+        even = -(-batches // self._count) * self._count
+        return min(self._budget, max(LEAST, round(tokens / even * PADDED)))
 
     def _batch(self, parts: Sequence[Part], group: list[int]) -> Sequence[Row | Broken]:
         try:

