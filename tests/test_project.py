@@ -37,6 +37,18 @@ def test_the_gateway_imports_nothing_heavy() -> None:
     assert HEAVY & {name.partition(".")[0] for name in modules} == set()
 
 
+def test_the_workers_of_the_default_installation_import_no_torch() -> None:
+    program = (
+        "import sys, tabagent.worker.onnx.encoder, tabagent.worker.gguf.pooling_engine; "
+        "print(*sys.modules)"
+    )
+    modules = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "onnxruntime" in modules
+    assert {"torch", "transformers", "sentence_transformers", "onnx"}.isdisjoint(modules)
+
+
 def test_every_default_dependency_has_its_reason_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     reasons = readme[readme.index("### Dependencies, and why") :]

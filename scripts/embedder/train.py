@@ -37,7 +37,8 @@ def projected(teacher: Matrix) -> Matrix:
     middle = teacher.mean(axis=0)
     _, _, axes = np.linalg.svd(teacher[:50_000] - middle, full_matrices=False)
     found: Matrix = (teacher @ axes[:WIDTH].T).astype(np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return found
 
 
 def train(
@@ -79,8 +80,8 @@ def train(
             pace.step()
             total += float(loss)
         print(f"epoch {epoch + 1}: loss {total / (steps / EPOCHS):.4f}", flush=True)
-    found: Matrix = bag.weight.detach().numpy()
-    return found
+    learnt: Matrix = bag.weight.detach().numpy()
+    return learnt
 
 
 def _turned(table: Matrix, tokens: list[npt.NDArray[np.int64]], target: Matrix) -> Matrix:

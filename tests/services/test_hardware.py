@@ -89,8 +89,8 @@ def test_a_build_that_does_not_find_the_card_is_believed(tmp_path: Path) -> None
         ("no_driver", "gguf-cuda", "NVIDIA 0x2504 has no driver"),
         ("apple_m2_pro", "gguf-metal", "the installed llama.cpp cannot use metal"),
         ("arc_b580", "gguf-sycl", "the installed llama.cpp cannot use sycl"),
-        ("laptop", "onnx-cpu", "this version of TabAgent runs no ONNX models yet"),
-        ("laptop", "sentence-transformers-cpu", "this version of TabAgent runs no"),
+        ("laptop", "onnx-cuda", "the installed ONNX Runtime has no CUDAExecutionProvider"),
+        ("laptop", "sentence-transformers-cuda", "it is not installed"),
     ],
 )
 def test_what_does_not_work_says_why(tmp_path: Path, name: str, recipe: str, reason: str) -> None:
@@ -100,9 +100,7 @@ def test_what_does_not_work_says_why(tmp_path: Path, name: str, recipe: str, rea
 
 
 def test_without_engines_nothing_works_and_each_says_what_to_install(tmp_path: Path) -> None:
-    every = recipes(
-        probe(machine(record("laptop"), tmp_path)), {"gguf", "onnx", "sentence-transformers"}
-    )
+    every = recipes(probe(machine(record("laptop"), tmp_path)))
     assert not any(recipe.works for recipe in every)
     found = named(every)
     assert found["gguf-cpu"].fix == "pip install llama-cpp-python"
@@ -110,8 +108,8 @@ def test_without_engines_nothing_works_and_each_says_what_to_install(tmp_path: P
     assert "tabagent[sentence-transformers]" in (found["sentence-transformers-cpu"].fix or "")
 
 
-def test_engines_of_a_later_version_are_judged_by_what_is_installed(tmp_path: Path) -> None:
-    found = named(recipes(report(tmp_path, "rtx_4060"), {"gguf", "onnx"}))
+def test_execution_providers_are_judged_by_what_is_installed(tmp_path: Path) -> None:
+    found = named(recipes(report(tmp_path, "rtx_4060")))
     assert found["onnx-cpu"].works
     cuda = found["onnx-cuda"]
     assert (cuda.works, cuda.fix) == (False, "pip install onnxruntime-gpu, which replaces it")

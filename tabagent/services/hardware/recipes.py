@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -14,8 +14,6 @@ from tabagent.hardware.findings import Engine, Gpu, Report
 from tabagent.operation import Reply
 
 Runs = Literal["gguf", "onnx", "sentence-transformers"]
-HERE: Final[frozenset[Runs]] = frozenset({"gguf"})
-"""Formats that this version has workers for."""
 NAMES: Final[dict[str, str]] = {
     "cuda": "NVIDIA card", "rocm": "AMD card that ROCm knows", "vulkan": "graphics processor",
     "metal": "Apple graphics processor", "sycl": "Intel graphics processor",
@@ -77,9 +75,9 @@ class Missing:
     fix: str | None = None
 
 
-def recipes(report: Report, here: Collection[Runs] = HERE) -> list[Recipe]:
+def recipes(report: Report) -> list[Recipe]:
     """Those of llama.cpp, of ONNX Runtime, and of sentence-transformers."""
-    return [*_llama(report), *_onnx(report, here), *_sentences(report, here)]
+    return [*_llama(report), *_onnx(report), *_sentences(report)]
 
 
 def _llama(report: Report) -> Iterator[Recipe]:
@@ -125,7 +123,7 @@ def _lacking(engine: Engine, kind: Kind, cards: list[Gpu]) -> Missing | None:
     return None
 
 
-def _onnx(report: Report, here: Collection[Runs]) -> Iterator[Recipe]:
+def _onnx(report: Report) -> Iterator[Recipe]:
     engine = report.engine(ONNX)
     for provider in PROVIDERS:
         missing = None
@@ -136,19 +134,14 @@ def _onnx(report: Report, here: Collection[Runs]) -> Iterator[Recipe]:
                 f"the installed ONNX Runtime has no {provider.name}",
                 f"pip install {provider.package}, which replaces it",
             )
-        if "onnx" not in here:
-            runtime = "" if missing else f"; the installed ONNX Runtime has {provider.name}"
-            missing = Missing(f"this version of TabAgent runs no ONNX models yet{runtime}")
         yield _recipe("onnx", ONNX, provider.device, [], missing)
 
 
-def _sentences(report: Report, here: Collection[Runs]) -> Iterator[Recipe]:
+def _sentences(report: Report) -> Iterator[Recipe]:
     engine = report.engine(SENTENCES)
     missing = None
     if engine.version is None:
         missing = Missing("it is not installed", 'pip install "tabagent[sentence-transformers]"')
-    if SENTENCES not in here:
-        missing = Missing("this version of TabAgent runs no sentence-transformers models yet")
     for device, kind in TORCH:
         cards = [gpu.name for gpu in report.gpus if kind and _can(gpu, kind)]
         lacking = missing
