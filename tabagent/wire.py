@@ -96,6 +96,16 @@ class Dialogue(msgspec.Struct, frozen=True, omit_defaults=True):
     variables: dict[str, Any] = {}  # further template variables
 
 
+class Speaking(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a model generates, as the files beside its weights say."""
+
+    template: str | None = None  # of its chats
+    bos: str = ""  # the tokens that begin and end a text, as the template knows them
+    eos: str = ""
+    end_tokens: list[int] = []
+    sampling: dict[str, float] = {}  # what it recommends, by our names
+
+
 class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a model reads whole texts, as the files beside its weights say."""
 
@@ -133,6 +143,7 @@ class Load(_Message):
     state_path: str | None = None  # where computed prompts are kept over a reload
     pooling: Pooling | None = None  # of a model that reads whole texts; None: it generates
     reading: Reading | None = None  # of one whose own file does not say it
+    speaking: Speaking | None = None  # the same of one that generates
     providers: list[str] = []  # ONNX Runtime's execution providers to try, the best first
     graph_path: str | None = None  # where optimised graphs are kept over a reload
     graph_bytes: int = 0  # how much of them

@@ -21,8 +21,9 @@ from tabagent.catalog.json_files import (
 )
 from tabagent.catalog.reading import longest_text, pooling_of, reading_of
 from tabagent.catalog.shape import Layer, Shape
+from tabagent.catalog.speaking import speaking_of
 from tabagent.errors import UnsupportedModel
-from tabagent.wire import Pooling, Reading
+from tabagent.wire import Pooling, Reading, Speaking
 
 LARGEST_HEADER: Final = 32 * 2**20  # of a safetensors file
 FRONT: Final = 8192  # bytes of a model card that hold its front matter
@@ -51,6 +52,7 @@ class Layout:
     files: tuple[Path, ...]
     pooling: Pooling | None = None  # of one that reads whole texts
     reading: Reading | None = None
+    speaking: Speaking | None = None  # of one that generates
     shape: Shape | None = None
 
     @property
@@ -85,11 +87,13 @@ def read_layout(weights: Path) -> Layout | None:
     inside = inside if isinstance(inside, dict) else {}
     task = _task(said, folder, template, decoder=genai is not None, modules=modules)
     files = _onnx_files(weights) if onnx else _shards(weights)
-    pooling = reading = None
+    pooling = reading = speaking = None
     context = _number(inside, ("context_length",)) or _number(said, CONTEXT)
     if task != "chat" and task != "completion":
         pooling, reading = pooling_of(folder, task), reading_of(folder, said, task)
         context = longest_text(folder, said) or context
+    else:
+        speaking = speaking_of(folder, said, inside, template)
     return Layout(
         format="onnx" if onnx else "sentence-transformers",
         task=task,
@@ -102,6 +106,7 @@ def read_layout(weights: Path) -> Layout | None:
         files=files,
         pooling=pooling,
         reading=reading,
+        speaking=speaking,
         shape=_shape(said, sum(file.stat().st_size for file in files)),
     )
 

@@ -24,7 +24,7 @@ from tabagent.catalog.pooling import pooling_of
 from tabagent.catalog.shape import Shape, shape_of
 from tabagent.catalog.variant import layout_variant, rank
 from tabagent.errors import ModelNotFound, NotAvailableHere, TabAgentError
-from tabagent.wire import Pooling, Reading
+from tabagent.wire import Pooling, Reading, Speaking
 
 Task = Literal["chat", "completion", "embedding", "rerank", "classification", "entities", "adapter"]
 BUILTIN: Final = "tabagent/guide"
@@ -58,6 +58,7 @@ class Model:
     embedding_length: int = 0  # numbers in a vector of a model that makes them
     pooling: Pooling | None = None  # of a model that reads whole texts
     reading: Reading | None = None  # of one of which its folder says how
+    speaking: Speaking | None = None  # of one that generates, of which its folder says how
     shape: Shape | None = None  # what decides how much memory it takes
     problem: TabAgentError | None = None
 
@@ -256,22 +257,23 @@ def _laid_out(base: Model, layout: Layout | None) -> Model | None:
         embedding_length=layout.width if layout.task == "embedding" else 0,
         pooling=layout.pooling,
         reading=layout.reading,
+        speaking=layout.speaking,
         shape=layout.shape,
     )
 
 
 def _backend(layout: Layout) -> str:
-    if layout.pooling is None:
-        return ""
-    return "onnx-pooling" if layout.format == "onnx" else "sentences"
+    if layout.format == "onnx":
+        return "onnx" if layout.pooling is None else "onnx-pooling"
+    return "sentences" if layout.pooling is not None else ""
 
 
 def _missing_engine(model: Model) -> TabAgentError | None:
     """Why nothing here runs the model, when nothing does."""
     if not model.backend:
         return NotAvailableHere(
-            f"{'ONNX' if model.format == 'onnx' else model.format} models that generate are listed, "
-            "and no engine of this version runs them: take a GGUF variant of it",
+            f"{model.format} models that generate are listed, "
+            "and no engine of this version runs them: take a GGUF or ONNX variant of it",
             what=model.format,
             why="there is no engine for it in this version",
         )

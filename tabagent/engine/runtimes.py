@@ -38,6 +38,9 @@ TORCH_PROCESS: Final = 560 * 2**20  # the same with torch and transformers
 TOKEN: Final = 600  # bytes of a tokenizer's tables for one token
 MATRICES: Final = 2  # of attention at once
 ARRAYS: Final = 8  # of a model's width at once
+READ: Final = 256  # tokens of a prompt at once
+LOGITS: Final = 64 * 2**20  # of them at most
+BEFORE_AND_AFTER: Final = 2
 CONVERTED: Final = 3  # times a half-precision file's size: the processor computes in floats
 
 
@@ -87,12 +90,13 @@ def estimate_whole(model: Model, placed: Placement) -> Estimate:
         output_bytes=0,
         other_bytes=model.size_bytes,
     )
+    if model.pooling is None:
+        return _estimate_decoder(model, placed, shape)
     lanes = min(placed.threads, LANES)
     batch, alone = min(BUDGET, placed.n_ctx), placed.n_ctx
     beside = lanes * _computing(shape, batch)
-    halves = any(word in model.quantisation.upper() for word in ("FP16", "F16", "BF16"))
     return Estimate(
-        weights=model.size_bytes * (CONVERTED if halves else 1),
+        weights=model.size_bytes * (CONVERTED if _in_halves(model) else 1),
         cache=0,
         state=0,
         compute=max(beside, (1 if alone > ALONE else lanes) * _computing(shape, alone)),
@@ -101,6 +105,24 @@ def estimate_whole(model: Model, placed: Placement) -> Estimate:
         kept=0,
         process=TORCH_PROCESS if model.backend == "sentences" else PROCESS,
     )
+
+
+def _estimate_decoder(model: Model, placed: Placement, shape: Shape) -> Estimate:
+    """A decoder with contexts that are full: a step's keys and values are those before it and anew."""
+    return Estimate(
+        weights=model.size_bytes * (CONVERTED if _in_halves(model) else 1),
+        cache=sum(shape.rows) * FLOAT * placed.kv_tokens * BEFORE_AND_AFTER,
+        state=0,
+        compute=_computing(shape, min(READ, placed.n_ctx), seen=placed.n_ctx),
+        logits=min(READ * shape.vocabulary * FLOAT, LOGITS),
+        vocabulary=shape.vocabulary * TOKEN,
+        kept=placed.kept_bytes,
+        process=PROCESS,
+    )
+
+
+def _in_halves(model: Model) -> bool:
+    return any(word in model.quantisation.upper() for word in ("FP16", "F16", "BF16"))
 
 
 def on_one_device(model: Model, placed: Placement) -> Placement:
@@ -135,7 +157,7 @@ def _no_room(devices: tuple[Device, ...]) -> str:
     return f"it runs on the CPU: {'+'.join(device.id for device in devices)} has no room for it"
 
 
-def _computing(shape: Shape, tokens: int) -> int:
-    """Bytes that `tokens` need together, as one text of that length."""
+def _computing(shape: Shape, tokens: int, seen: int = 0) -> int:
+    """Bytes that `tokens` need together, as one text of that length, or behind others."""
     linear = tokens * (ARRAYS * shape.width + 2 * shape.feed_forward)
-    return FLOAT * (linear + MATRICES * shape.heads * tokens * tokens)
+    return FLOAT * (linear + MATRICES * shape.heads * tokens * (seen or tokens))

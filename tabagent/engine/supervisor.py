@@ -380,6 +380,7 @@ class Supervisor:
             state_path=str(self._states.path(model)) if placement.keep_state else None,
             pooling=model.pooling,
             reading=model.reading,
+            speaking=model.speaking,
             providers=runtimes.providers_of(placement) if runtimes.runs(model) else [],
             graph_path=str(self._settings.data_dir / "graphs"),
             graph_bytes=self._settings.graph_cache_bytes,

@@ -29,6 +29,7 @@ from tabagent.worker.backend import Backend, Work, failed, halted
 BACKENDS: Final = {
     "gguf": ("tabagent.worker.gguf.engine", "GgufBackend"),
     "gguf-pooling": ("tabagent.worker.gguf.pooling_engine", "backend"),
+    "onnx": ("tabagent.worker.onnx.engine", "OnnxBackend"),
     "onnx-pooling": ("tabagent.worker.onnx.encoder", "backend"),
     "sentences": ("tabagent.worker.sentences.engine", "backend"),
     "fake": ("tabagent.worker.fake.engine", "FakeBackend"),

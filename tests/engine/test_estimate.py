@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tabagent.worker.gguf.binding import C
+from tabagent.worker.binding import C
 from tests.catalog.gguf_files import TENSOR_F32
 from tests.live import LiveServer
 from tests.worker.sized_gguf import Measures, write_sized

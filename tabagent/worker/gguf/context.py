@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tabagent import wire
 from tabagent.errors import InvalidRequest, OutOfMemory
-from tabagent.worker.gguf.binding import C
+from tabagent.worker.binding import C
 from tabagent.worker.gguf.native import Model, recent
 
 BATCH: Final = 2048  # tokens given at once

@@ -10,14 +10,17 @@ from typing import Any, Final
 from tabagent import wire
 from tabagent.errors import InvalidRequest, WrongModelTask
 from tabagent.worker.backend import Counts, Work
-from tabagent.worker.gguf import buffers, state, vocabulary
+from tabagent.worker.generation import vocabulary
+from tabagent.worker.generation.prompter import Prompter
+from tabagent.worker.generation.sampling import Sampler
+from tabagent.worker.generation.sequence import Prompt
+from tabagent.worker.gguf import buffers, state
 from tabagent.worker.gguf.cells import Cells, SharedCells
 from tabagent.worker.gguf.context import Context
 from tabagent.worker.gguf.native import ENGINE, Model, Offload
-from tabagent.worker.gguf.prompt import Prompter
-from tabagent.worker.gguf.sampling import Sampler, model_defaults
+from tabagent.worker.gguf.recommended import model_defaults
 from tabagent.worker.gguf.scheduler import SCORED_ROWS, Drafter, Scheduler
-from tabagent.worker.gguf.sequence import Generation, Prompt, Sequence
+from tabagent.worker.gguf.sequence import Generation, Sequence
 from tabagent.worker.gguf.speculation import DraftModel, PromptLookup
 from tabagent.worker.gguf.streams import Streams
 

@@ -13,8 +13,8 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from tabagent.errors import ModelCorrupt, NotAvailableHere, OutOfMemory, UnsupportedModel
+from tabagent.worker.binding import C
 from tabagent.worker.gguf import buffers
-from tabagent.worker.gguf.binding import C
 from tabagent.worker.gguf.tiles import tiles_are_sound
 
 ENGINE: Final = (

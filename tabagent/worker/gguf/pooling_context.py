@@ -18,7 +18,7 @@ import psutil
 
 from tabagent import wire
 from tabagent.errors import OutOfMemory
-from tabagent.worker.gguf.binding import C
+from tabagent.worker.binding import C
 from tabagent.worker.gguf.context import CACHE, FLASH
 from tabagent.worker.gguf.native import Model, recent
 from tabagent.worker.pooling.model import Broken, Part, Row, Tokens

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from tabagent import wire
 from tabagent.errors import UnsupportedModel, WrongModelTask
-from tabagent.worker.gguf import buffers, vocabulary
-from tabagent.worker.gguf.binding import C
+from tabagent.worker.binding import C
+from tabagent.worker.generation import vocabulary
+from tabagent.worker.gguf import buffers
 from tabagent.worker.gguf.native import ENGINE, Model, Offload
 from tabagent.worker.gguf.pooling_context import POOLING, PoolingContext
 from tabagent.worker.gguf.rank_pairs import RankPairs

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tabagent.errors import UnsupportedModel
-from tabagent.worker.gguf.binding import C
+from tabagent.worker.binding import C
 from tabagent.worker.gguf.native import Model
 from tabagent.worker.pooling.faults import query_too_long
 from tabagent.worker.pooling.windows import least_room, window_starts

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from tabagent.errors import UnsupportedModel
-from tabagent.worker.gguf.binding import C
+from tabagent.worker.binding import C
 from tabagent.worker.gguf.native import Model
 from tabagent.worker.pooling.model import Row as Rows
 from tabagent.worker.pooling.requests import scaled

@@ -23,7 +23,7 @@ TYPES: Final = (
 
 def report() -> dict[str, Any]:
     """Version, commit, and the devices in the order in which llama.cpp counts them."""
-    from tabagent.worker.gguf.binding import C
+    from tabagent.worker.binding import C
 
     # ggml's libraries are there already, since llama.cpp's needs them; their names are found in it.
     library = C._lib

@@ -7,7 +7,6 @@ another sequence has computed, or is about to, is taken over instead.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +15,10 @@ from time import monotonic
 from typing import Final, Protocol
 
 from tabagent import wire
-from tabagent.errors import QueueTimeout, TabAgentError
-from tabagent.worker.backend import failed
+from tabagent.worker.generation.turns import Turns
 from tabagent.worker.gguf.cells import Cells
 from tabagent.worker.gguf.context import Adapters, Context
-from tabagent.worker.gguf.sequence import Generation, Sequence
+from tabagent.worker.gguf.sequence import Sequence
 
 LONGEST_S: Final = 0.5  # no step aims at more: a cancel, and streams that run, never wait longer
 BURST_S: Final = 3.0  # as long may those wait after their first token who came with others
@@ -57,7 +55,7 @@ class _Turn:
     rows: int
 
 
-class Scheduler:
+class Scheduler(Turns[Sequence]):
     """Runs generations in `context`, `slots` sequences at once. `ends` are the end tokens."""
 
     def __init__(
@@ -72,50 +70,16 @@ class Scheduler:
         drafter: Drafter | None = None,
         draft_tokens: int = 0,
     ) -> None:
+        super().__init__(slots, queue_wait_s)
         self._context, self._cells, self._ends = context, cells, ends
-        self._slots, self._queue_wait_s = slots, queue_wait_s
         self._cuttable = cuttable
         self._drafter, self._draft_tokens = drafter, draft_tokens
-        self._running: list[Sequence] = []  # oldest first
-        self._waiting: deque[Sequence] = deque()
         self._speed = 0.0  # prompt tokens a second, smoothed
         self._spoke_at = 0.0
         self._burst_at = 0.0  # when the first of the prompts came that are being read
         self._last_adapters: Adapters = ()
         self._last_read: Sequence | None = None
         self._bridges: list[tuple[int, int]] = []  # of the batch: id and position
-        self.steps = 0
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._running or self._waiting)
-
-    @property
-    def running(self) -> int:
-        return len(self._running)
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    def submit(self, generation: Generation) -> None:
-        self._waiting.extend(generation.sequences)
-
-    def cancel(self, id_: int, *, halt: bool) -> list[wire.Event]:
-        """Take a generation out, wherever it is; its slots are free at once.
-
-        With `halt` it ends in order, with what it has said so far.
-        """
-        found = [s for s in (*self._running, *self._waiting) if s.generation.id == id_]
-        if not found:
-            return []
-        generation = found[0].generation
-        pieces: list[wire.Piece] = []
-        for sequence in found:
-            self._retire(sequence)
-            if halt and (piece := sequence.speak("halted")):
-                pieces.append(piece)
-        return [wire.Pieces(pieces), wire.Finished(id_, generation.usage())] if halt else []
 
     def step(self) -> list[wire.Event]:
         """One decode step and its events: Pieces for all, then Finished and Failed."""
@@ -125,48 +89,17 @@ class Scheduler:
         if not turns:
             return events
         self.steps += 1
-        pieces: list[wire.Piece] = []
-        for turn in turns:
-            if turn.sequence.holder is None:
-                continue  # another choice of its generation has failed meanwhile
-            try:
-                cause = self._advance(turn)
-            except TabAgentError as error:
-                events.append(self._fail(turn.sequence.generation, error))
-                continue
-            piece = turn.sequence.speak(cause)
-            if piece is not None:
-                pieces.append(piece)
-            if cause is not None:
-                self._retire(turn.sequence)
-                if not turn.sequence.generation.sequences:
-                    generation = turn.sequence.generation
-                    events.append(wire.Finished(generation.id, generation.usage()))
-        return [wire.Pieces(pieces), *events] if pieces else events
+        live = (turn for turn in turns if turn.sequence.holder is not None)  # as it goes on
+        return [
+            *self._tell((turn.sequence, partial(self._advance, turn)) for turn in live),
+            *events,
+        ]
 
     def close(self) -> None:
         if self._drafter:
             self._drafter.close()
 
     # ---- who runs -------------------------------------------------------------------------------
-    def _expire(self) -> list[wire.Event]:
-        """Turn away who waited too long, but none that has begun."""
-        since = monotonic() - self._queue_wait_s
-        late = {
-            s.generation: None
-            for s in self._waiting
-            if not s.generation.started_at and s.generation.queued_at <= since
-        }
-        if not late:
-            return []
-        error = QueueTimeout(f"no slot came free in {self._queue_wait_s:g} s", retry_after=5)
-        return [self._fail(generation, error) for generation in late]
-
-    def _fail(self, generation: Generation, error: TabAgentError) -> wire.Failed:
-        for sequence in list(generation.sequences):
-            self._retire(sequence)
-        return failed(generation.id, error)
-
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._slots and self._fits(self._waiting[0]):
             sequence = self._waiting.popleft()

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from tabagent.worker.gguf.binding import C
+from tabagent.worker.binding import C
 
 SOUND: Final = 14  # the first version of GCC that knows what the instruction reads
 COMPILER: Final = re.compile(rb"GCC: \([^)\0]*\) (\d+)\.")

@@ -35,11 +35,15 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 @dataclass(slots=True)
 class _Seen:
     nodes: int = 0
+    operations: set[str] = field(default_factory=set)
     external: dict[str, int] = field(default_factory=dict)  # file name: bytes it must have
 
 
-def check_file(path: Path) -> None:
-    """Raise ModelCorrupt or UnsupportedModel for a file that must not reach the engine."""
+def check_file(path: Path) -> frozenset[str]:
+    """The names of a graph's operations.
+
+    Raises ModelCorrupt or UnsupportedModel for a file that must not reach the engine.
+    """
     seen = _Seen()
     with path.open("rb") as file:
         try:
@@ -60,6 +64,7 @@ def check_file(path: Path) -> None:
             raise _corrupt(path, "an ONNX model", str(bad)) from None
     for name, size in seen.external.items():
         _check_external(path, name, size)
+    return frozenset(seen.operations)
 
 
 class _Bad(Exception):
@@ -108,6 +113,7 @@ def _node(data: memoryview, seen: _Seen, depth: int) -> None:
                     _graph(inside, seen, depth + 1)
                 elif part in (TENSOR, TENSORS):
                     _tensor(inside, seen)
+    seen.operations.add(operation)
     if domain not in DOMAINS:
         raise UnsupportedModel(
             f"it wants the operation {operation[:64]!r} of {domain[:64]!r}, which ONNX Runtime does "

@@ -42,6 +42,7 @@ class Opened:
     session: ort.InferenceSession
     provider: str
     note: str | None
+    operations: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def open_session(
 
     Raises ModelCorrupt, UnsupportedModel or OutOfMemory.
     """
-    check_file(path)
+    operations = check_file(path)
     able = ort.get_available_providers()
     usable = [name for name in providers if name in able]
     note = None
@@ -103,7 +104,7 @@ def open_session(
         with suppress(Exception):  # a damaged one is made anew
             session = ort.InferenceSession(str(graph), options, providers=[CPU])
             os.utime(graph)
-            return Opened(session, CPU, note)
+            return Opened(session, CPU, note, operations)
     draft = None
     if graph is not None:
         graph.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,7 @@ def open_session(
     if usable and provider == CPU:
         wanted = usable[0].removesuffix("ExecutionProvider")
         note = f"it runs on the CPU: {wanted} could not be started"
-    return Opened(session, provider, note)
+    return Opened(session, provider, note, operations)
 
 
 def _load_error(path: Path, error: Exception) -> TabAgentError:

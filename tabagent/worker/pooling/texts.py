@@ -34,31 +34,40 @@ def folder_of(weights: Path) -> Path:
     return weights.parent.parent if weights.parent.name == "onnx" else weights.parent
 
 
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The folder's tokenizer, which neither pads nor cuts.
+
+    Raises UnsupportedModel where there is none, ModelCorrupt for one that cannot be read.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        raise UnsupportedModel(
+            f"there is no {FILE} beside it, which tells how to read a text",
+            architecture="unknown",
+        )
+    try:
+        if file.stat().st_size > LARGEST:
+            raise ValueError(f"larger than {LARGEST} bytes")
+        found = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exceptions
+        raise ModelCorrupt(
+            f"{FILE} is none: {error}",
+            file=FILE,
+            check="tokenizer",
+            expected="a tokenizer that the tokenizers library reads",
+            actual=str(error)[:200],
+        ) from None
+    found.no_padding()
+    found.no_truncation()
+    return found
+
+
 class Texts:
     """One model's tokenizer, for sequences of at most `limit` tokens."""
 
     def __init__(self, folder: Path, reading: wire.Reading, limit: int) -> None:
         """Raises UnsupportedModel where there is no tokenizer.json, ModelCorrupt for a bad one."""
-        file = folder / FILE
-        if not file.is_file():
-            raise UnsupportedModel(
-                f"there is no {FILE} beside it, which tells how to read a text",
-                architecture="unknown",
-            )
-        try:
-            if file.stat().st_size > LARGEST:
-                raise ValueError(f"larger than {LARGEST} bytes")
-            self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises plain Exceptions
-            raise ModelCorrupt(
-                f"{FILE} is none: {error}",
-                file=FILE,
-                check="tokenizer",
-                expected="a tokenizer that the tokenizers library reads",
-                actual=str(error)[:200],
-            ) from None
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = read_tokenizer(folder)
         self._tokenizer.encode_special_tokens = True
         self._reading, self.limit = reading, limit
         self.size = int(self._tokenizer.get_vocab_size())

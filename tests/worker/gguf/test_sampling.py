@@ -10,8 +10,8 @@ import pytest
 
 from tabagent import wire
 from tabagent.errors import InvalidRequest
+from tabagent.worker.generation.sampling import DEFAULTS, Sampler, biases, shortlist
 from tabagent.worker.gguf.native import Model
-from tabagent.worker.gguf.sampling import DEFAULTS, Sampler, biases, shortlist
 from tests.worker.gguf.driver import Engine
 
 SIZE = 50_021  # of a vocabulary, not a multiple of anything

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tabagent.worker.generation.sampling import SEED_STRIDE
 from tabagent.worker.gguf.cells import SharedCells
-from tabagent.worker.gguf.sampling import SEED_STRIDE
 from tests.worker.gguf.conftest import Start
 from tests.worker.gguf.driver import Engine
 from tests.worker.tiny_mamba import write_mamba

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from tabagent import wire
-from tabagent.worker.gguf.context import Logits
-from tabagent.worker.gguf.sampling import shortlist
+from tabagent.worker.generation.model import Logits
+from tabagent.worker.generation.sampling import shortlist
 
 
 def chance(logits: Logits, token: int, top: int, piece: Callable[[int], bytes]) -> wire.Chance:

@@ -7,17 +7,17 @@ from typing import Any
 from tabagent import wire
 from tabagent.errors import ContextLengthExceeded, InvalidRequest, UnsupportedParameter
 from tabagent.worker.constraint.vocabulary import Vocabulary
-from tabagent.worker.gguf.native import Model
-from tabagent.worker.gguf.sampling import biases
-from tabagent.worker.gguf.sequence import Prompt
-from tabagent.worker.gguf.vocabulary import check_tokens
+from tabagent.worker.generation.model import TextModel
+from tabagent.worker.generation.sampling import biases
+from tabagent.worker.generation.sequence import Prompt
+from tabagent.worker.generation.vocabulary import check_tokens
 from tabagent.worker.speech import Speech
 
 
 class Prompter:
     """Makes prompts for one model, on any thread. `close` ends the processes beside it."""
 
-    def __init__(self, model: Model, n_ctx: int) -> None:
+    def __init__(self, model: TextModel, n_ctx: int) -> None:
         self._model, self._n_ctx = model, n_ctx
         self._control = {
             model.piece(token, special=True).decode(errors="replace"): token

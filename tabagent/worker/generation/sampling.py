@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from tabagent import wire
 from tabagent.errors import InvalidRequest
-from tabagent.worker.gguf.binding import C
-from tabagent.worker.gguf.context import Logits
-from tabagent.worker.gguf.native import Model
+from tabagent.worker.binding import C
+from tabagent.worker.generation.model import Logits, TextModel
 
 DEFAULTS: Final = {
     "temperature": 0.8, "dynatemp_range": 0.0, "dynatemp_exponent": 1.0,
@@ -31,39 +30,13 @@ DEFAULTS: Final = {
     "repeat_penalty": 1.0, "repeat_last_n": 64, "presence_penalty": 0.0, "frequency_penalty": 0.0,
 }  # fmt: skip
 """llama.cpp's own (common/common.h there)."""
-META: Final = {  # the key in a model file, and what a recommendation may say
-    "temperature": ("temp", 0.0, 100.0),
-    "top_k": ("top_k", 0.0, 2.0**31 - 1),
-    "top_p": ("top_p", 0.0, 1.0),
-    "min_p": ("min_p", 0.0, 1.0),
-    "xtc_probability": ("xtc_probability", 0.0, 1.0),
-    "xtc_threshold": ("xtc_threshold", 0.0, 1.0),
-    "repeat_penalty": ("penalty_repeat", 0.01, 100.0),
-    "repeat_last_n": ("penalty_last_n", 0.0, 2.0**20),
-    "mirostat": ("mirostat", 0.0, 2.0),
-    "mirostat_tau": ("mirostat_tau", 0.0, 100.0),
-    "mirostat_eta": ("mirostat_eta", 0.0, 1.0),
-}
 BREAKERS: Final = ["\n", ":", '"', "*"]  # where DRY stops looking for repetitions
 BLOCKS: Final = 128  # each holds every 128th token; see `shortlist`
 CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 SEED_STRIDE: Final = 0x9E3779B1  # between the seeds of choices; odd, so that none comes twice
 
 
-def model_defaults(model: Model) -> dict[str, float]:
-    """llama.cpp's defaults, overridden by what the model file recommends."""
-    found: dict[str, float] = dict(DEFAULTS)
-    for name, (key, least, most) in META.items():
-        try:
-            value = float(model.meta(f"general.sampling.{key}") or "")
-        except ValueError:
-            continue  # what is no number recommends nothing, nor does one out of range
-        if least <= value <= most:
-            found[name] = value
-    return found
-
-
-def biases(model: Model, wish: wire.Sampling) -> dict[int, float]:
+def biases(model: TextModel, wish: wire.Sampling) -> dict[int, float]:
     """What is added to which token's logit. Raises InvalidRequest for what is no token.
 
     A text stands for the one token that it is; a longer one has no logit of its own.
@@ -95,7 +68,7 @@ class Sampler:
 
     def __init__(
         self,
-        model: Model,
+        model: TextModel,
         wish: wire.Sampling,
         defaults: dict[str, float],
         bias: dict[int, float],
@@ -144,7 +117,7 @@ class Sampler:
         self._plain = temperature <= 0 and not bias and not self._looks_back
 
     def _add_penalties(
-        self, model: Model, value: Callable[[str], float], breakers: list[str] | None
+        self, model: TextModel, value: Callable[[str], float], breakers: list[str] | None
     ) -> None:
         penalties = tuple(
             value(name) for name in ("repeat_penalty", "frequency_penalty", "presence_penalty")

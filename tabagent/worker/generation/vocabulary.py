@@ -6,10 +6,10 @@ from typing import Any
 
 from tabagent import wire
 from tabagent.errors import InvalidRequest
-from tabagent.worker.gguf.native import Model
+from tabagent.worker.generation.model import TextModel
 
 
-def answer(model: Model, command: wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
+def answer(model: TextModel, command: wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
     """The reply to `command`. Raises InvalidRequest for a token that there is not."""
     if isinstance(command, wire.Tokenize):
         tokens = model.tokenize(
@@ -22,7 +22,7 @@ def answer(model: Model, command: wire.Tokenize | wire.Detokenize) -> dict[str, 
     return {"text": data.decode(errors="replace")}
 
 
-def check_tokens(model: Model, tokens: list[int], param: str) -> None:
+def check_tokens(model: TextModel, tokens: list[int], param: str) -> None:
     """Raise InvalidRequest when one of them is no token of the model's."""
     for position, token in enumerate(tokens):
         if not 0 <= token < model.n_vocab:
