@@ -45,8 +45,9 @@ def speaking_of(
 def _sampling(advised: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, (ours, least, most) in NAMES.items():
-        value = advised.get(name)
-        if type(value) in (int, float) and least <= value <= most:
+        value: Any = advised.get(name)
+        number = type(value) in (int, float)
+        if number and least <= value <= most:
             found[ours] = float(value)
     if advised.get("do_sample") is False:
         found["temperature"] = 0.0

@@ -144,8 +144,8 @@ class OnnxScheduler(Turns[Sequence]):
         logits, sequence.memory = self._decoder.read(sequence.memory, piece)
         sequence.done += len(piece)
         if sequence.scores:
-            for at, row in enumerate(logits):
-                sequence.score(begin + at, row)
+            for at, scored in enumerate(logits):
+                sequence.score(begin + at, scored)
         if sequence.left:
             return None
         sequence.scores = False
