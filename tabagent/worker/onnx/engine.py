@@ -67,6 +67,7 @@ class OnnxBackend:
             "device": "cpu" if opened.provider == CPU else "gpu",
             "execution_provider": opened.provider,
             "vocabulary": self._words.n_vocab,
+            "kv_tokens": command.kv_tokens,
             "notes": [opened.note] if opened.note else [],
         }
 

@@ -1,7 +1,8 @@
-"""Drives a GgufBackend in this process, as the worker's engine thread would."""
+"""Drives a backend that generates in this process, as the worker's engine thread would."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -74,9 +75,10 @@ class Engine:
         kv_tokens: int = 0,
         queue_wait_s: float = 60.0,
         kept_bytes: int = 2**28,
+        make: Callable[[], Any] = GgufBackend,
         **more: Any,
     ) -> None:
-        self.backend = GgufBackend()
+        self.backend: GgufBackend = make()  # or another engine's, with the same face
         more["kept_bytes"] = kept_bytes
         room = kv_tokens or slots * n_ctx
         command = wire.Load(1, str(path), n_ctx, slots, room, 1, queue_wait_s, **more)
