@@ -104,6 +104,8 @@ class Speaking(msgspec.Struct, frozen=True, omit_defaults=True):
     eos: str = ""
     end_tokens: list[int] = []
     sampling: dict[str, float] = {}  # what it recommends, by our names
+    key_heads: int = 0  # of its keys and values, and the numbers in each; 0: the graph says it
+    head_size: int = 0
 
 
 class Reading(msgspec.Struct, frozen=True, omit_defaults=True):

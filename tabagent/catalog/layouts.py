@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from msgspec.structs import replace
+
 from tabagent.catalog.json_files import (
     corrupt,
     json_object,
@@ -81,10 +83,10 @@ def read_layout(weights: Path) -> Layout | None:
     if not onnx and not modules and not _is_headed(config or {}):
         return None  # weights of another library
     text = (config or {}).get("text_config")
-    said: dict[str, Any] = {**(config or {}), **(text if isinstance(text, dict) else {})}
     template = _chat_template(folder)
-    inside = (genai or {}).get("model")
-    inside = inside if isinstance(inside, dict) else {}
+    inside = _inside(genai or {}, "model")
+    built: dict[str, Any] = {**inside, **_inside(inside, "decoder")}
+    said = {**built, **(config or {}), **(text if isinstance(text, dict) else {})}
     task = _task(said, folder, template, decoder=genai is not None, modules=modules)
     files = _onnx_files(weights) if onnx else _shards(weights)
     pooling = reading = speaking = None
@@ -93,7 +95,13 @@ def read_layout(weights: Path) -> Layout | None:
         pooling, reading = pooling_of(folder, task), reading_of(folder, said, task)
         context = longest_text(folder, said) or context
     else:
-        speaking = speaking_of(folder, said, inside, template)
+        heads = _number(said, ("num_key_value_heads",)) or _number(said, HEADS)
+        size = _number(said, ("head_dim", "head_size"))
+        speaking = replace(
+            speaking_of(folder, said, _inside(genai or {}, "search"), template),
+            key_heads=heads,
+            head_size=size or _number(said, WIDTH) // max(1, _number(said, HEADS)),
+        )
     return Layout(
         format="onnx" if onnx else "sentence-transformers",
         task=task,
@@ -109,6 +117,11 @@ def read_layout(weights: Path) -> Layout | None:
         speaking=speaking,
         shape=_shape(said, sum(file.stat().st_size for file in files)),
     )
+
+
+def _inside(said: dict[str, Any], name: str) -> dict[str, Any]:
+    value = said.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _is_headed(config: dict[str, Any]) -> bool:
@@ -134,7 +147,7 @@ def _shape(said: dict[str, Any], size: int) -> Shape | None:
     if not (width and heads and count) or count > MOST_LAYERS:
         return None
     key_heads = _number(said, ("num_key_value_heads",)) or heads
-    row = (_number(said, ("head_dim",)) or width // heads) * key_heads
+    row = (_number(said, ("head_dim", "head_size")) or width // heads) * key_heads
     return Shape(
         width=width,
         heads=heads,

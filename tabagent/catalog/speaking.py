@@ -25,13 +25,13 @@ MOST_ENDS: Final = 64
 
 
 def speaking_of(
-    folder: Path, config: Mapping[str, Any], genai: Mapping[str, Any], template: str | None
+    folder: Path, config: Mapping[str, Any], search: Mapping[str, Any], template: str | None
 ) -> Speaking:
-    """What the files say; `genai` is the `model` of genai_config.json. Raises ModelCorrupt."""
-    advised = json_object(folder / "generation_config.json") or {}
+    """What the files say; `search` is that of genai_config.json. Raises ModelCorrupt."""
+    advised = json_object(folder / "generation_config.json") or search
     tokens = json_object(folder / "tokenizer_config.json") or {}
     ends = dict.fromkeys(
-        end for said in (advised, config, genai) for end in _numbers(said.get("eos_token_id"))
+        end for said in (advised, config) for end in _numbers(said.get("eos_token_id"))
     )
     return Speaking(
         template=template,

@@ -15,7 +15,7 @@ import pytest
 from tabagent.app import GUIDE
 from tabagent.catalog.gguf_header import GgufHeader, read_gguf_header
 from tabagent.catalog.models import Catalog, Model
-from tests.catalog.test_layouts import QWEN, make
+from tests.catalog.test_layouts import QWEN, make, safetensors
 from tests.catalog.test_models import put
 
 
@@ -45,7 +45,8 @@ def models(tmp_path: Path) -> Path:
     folder = tmp_path / "models"
     put(folder / "maker" / "model" / "model-Q4_K_M.gguf")
     put(folder / "loose.gguf")
-    make(folder / "maker" / "words", {"config.json": QWEN, "onnx/model.onnx": 10})
+    make(folder / "maker" / "words", {"config.json": QWEN, "modules.json": "[]"})
+    safetensors(folder / "maker" / "words" / "model.safetensors", {"a": [2]})
     return folder
 
 
@@ -56,7 +57,7 @@ def test_a_process_that_starts_anew_reads_no_header_again(tmp_path: Path, models
     assert not reader.read
     assert plain(again) == plain(first)
     assert {m.id: m.problem.slug for m in again if m.problem} == {
-        "maker/words:FP32": "not-available-here"
+        "maker/words:safetensors": "not-available-here"
     }
 
 

@@ -306,10 +306,11 @@ def test_a_changed_description_is_read_again(tmp_path: Path, repo: Path) -> None
 
 
 def test_using_one_is_refused_with_what_would_work(tmp_path: Path, repo: Path) -> None:
-    make(repo, {"config.json": QWEN, "onnx/model.onnx": 10})
+    make(repo, {"config.json": QWEN, "modules.json": "[]"})
+    safetensors(repo / "model.safetensors", {"a": [2]})
     with LiveServer(tmp_path, models_dir=tmp_path / "models") as live:
         row = live.client.get("/v1/models/maker%2Fmodel").json()
-        assert (row["format"], row["problem"]["code"]) == ("onnx", "not-available-here")
+        assert (row["format"], row["problem"]["code"]) == ("sentence-transformers", "not-available-here")
         for refused in (
             live.client.post("/v1/embeddings", json={"model": "maker/model", "input": "a"}),
             live.chat("a", "maker/model"),

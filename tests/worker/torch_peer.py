@@ -58,6 +58,16 @@ class TorchPeer:
         self._ask("make", folder=str(folder), task=task, **more)
         return folder
 
+    def build(self, folder: Path, tokenizer: Path) -> Path:
+        """A small decoder with random weights, as onnxruntime-genai's builder makes it."""
+        self._ask("build", folder=str(folder), tokenizer=str(tokenizer))
+        return folder / "built"
+
+    def continued(self, folder: Path, tokens: list[int], count: int) -> list[int]:
+        """The likeliest tokens that follow, in torch."""
+        found: list[int] = self._ask("continued", folder=str(folder), tokens=tokens, count=count)
+        return found
+
     def export(self, source: Path, target: Path) -> Path:
         """The ONNX file of an encoder that is there as safetensors, with all that belongs to it."""
         self._ask("export", source=str(source), target=str(target))
@@ -230,6 +240,39 @@ def _export(model: Any, target: Path, *, kinds: bool) -> None:
     )
 
 
+def _build(folder: str, tokenizer: str) -> None:
+    import torch
+    import transformers
+
+    place = Path(folder) / "checkpoint"
+    torch.manual_seed(3)
+    shape = transformers.LlamaConfig(
+        vocab_size=3072, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+        bos_token_id=None, eos_token_id=2, pad_token_id=0, initializer_range=0.4,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(shape).save_pretrained(place)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(tokenizer) / name, place)
+    command = [sys.executable, "-W", "ignore", "-m", "onnxruntime_genai.models.builder", "-m", "x"]
+    command += ["-i", str(place), "-o", f"{folder}/built", "-p", "fp32", "-e", "cpu"]
+    subprocess.run([*command, "-c", f"{folder}/cache"], check=True, capture_output=True)
+
+
+def _continued(folder: str, tokens: list[int], count: int) -> list[int]:
+    import torch
+    import transformers
+
+    model = transformers.LlamaForCausalLM.from_pretrained(f"{folder}/checkpoint")
+    model.generation_config.eos_token_id = None
+    given = torch.tensor([tokens])
+    found = model.generate(
+        given, attention_mask=torch.ones_like(given), max_new_tokens=count, do_sample=False
+    )
+    after: list[int] = found[0, len(tokens) :].tolist()
+    return after
+
+
 def _export_from(source: str, target: str) -> None:
     import transformers
 
@@ -292,7 +335,8 @@ def _write(file: Path, value: Any) -> None:
 
 _loaded: dict[tuple[str, str], Any] = {}
 DOES: dict[str, Any] = {
-    "make": _make, "export": _export_from, "convert": _convert, "vectors": _vectors, "ranks": _ranks, "logits": _logits,
+    "make": _make, "export": _export_from, "convert": _convert,
+    "build": _build, "continued": _continued, "vectors": _vectors, "ranks": _ranks, "logits": _logits,
 }  # fmt: skip
 
 

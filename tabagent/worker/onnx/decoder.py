@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from tabagent import wire
 from tabagent.errors import UnsupportedModel
 from tabagent.worker.generation.model import Logits
 from tabagent.worker.onnx.session import TYPES
@@ -51,7 +52,12 @@ class Memory:
 class Decoder:
     """One model. `together`: whether texts of different lengths may share a run."""
 
-    def __init__(self, session: ort.InferenceSession, operations: frozenset[str]) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        operations: frozenset[str],
+        speaking: wire.Speaking,
+    ) -> None:
         """Raises UnsupportedModel for a graph of another kind."""
         self._session = session
         given = {found.name: found for found in session.get_inputs()}
@@ -74,22 +80,24 @@ class Decoder:
         # Fused attention counts a text's tokens by its mask, and wants them all on the left.
         self.together = "position_ids" in given and "GroupQueryAttention" not in operations
         self._empty: Past = tuple(
-            np.zeros([1, *self._sides(name)], self._types[name]) for name in self._cache
+            np.zeros([1, *self._sides(name, speaking)], self._types[name]) for name in self._cache
         )
         logits = next(found for found in session.get_outputs() if found.name == "logits")
         self.n_vocab = logits.shape[-1] if isinstance(logits.shape[-1], int) else 0
         row = 4 * (self.n_vocab or 2**17)
         self.chunk = max(SHORTEST, min(LONGEST, LOGITS_BYTES // row))
 
-    def _sides(self, name: str) -> list[int]:
+    def _sides(self, name: str, speaking: wire.Speaking) -> list[int]:
         """Heads, no tokens, numbers. Raises UnsupportedModel where the file does not say them."""
         shape = self._given[name].shape
-        if len(shape) != 4 or not all(isinstance(shape[n], int) for n in (1, 3)):
+        said = {1: speaking.key_heads, 3: speaking.head_size}
+        sides = [side if isinstance(side, int) else said.get(n, 0) for n, side in enumerate(shape)]
+        if len(sides) != 4 or not (sides[1] and sides[3]):
             raise UnsupportedModel(
                 f"its keys and values are not laid out as heads, tokens, numbers: {shape}",
                 architecture="unknown",
             )
-        return [shape[1], 0, shape[3]]
+        return [sides[1], 0, sides[3]]
 
     @property
     def nothing(self) -> Memory:

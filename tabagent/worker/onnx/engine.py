@@ -49,7 +49,7 @@ class OnnxBackend:
             threads=command.threads,
             kept=kept,
         )
-        decoder = Decoder(opened.session, opened.operations)
+        decoder = Decoder(opened.session, opened.operations, speaking)
         decoder.read(decoder.nothing, [0])  # what cannot be computed is found now
         self._words.n_vocab = decoder.n_vocab or self._words.n_vocab
         self._defaults = DEFAULTS | speaking.sampling
