@@ -24,6 +24,7 @@ from tabagent.catalog.json_files import (
 from tabagent.catalog.reading import longest_text, pooling_of, reading_of
 from tabagent.catalog.shape import Layer, Shape
 from tabagent.catalog.speaking import speaking_of
+from tabagent.catalog.variant import belongs_to
 from tabagent.errors import UnsupportedModel
 from tabagent.wire import Pooling, Reading, Speaking
 
@@ -184,9 +185,7 @@ def _task(
 
 def _onnx_files(weights: Path) -> tuple[Path, ...]:
     """The graph, and beside it what was too large for it: `model.onnx_data`, `model.onnx.data`."""
-    name = re.escape(weights.name)
-    data = re.compile(rf"{name}[._]data(_\d+)?")
-    beside = (file for file in weights.parent.iterdir() if data.fullmatch(file.name))
+    beside = (file for file in weights.parent.iterdir() if belongs_to(file.name, weights.name))
     return (weights, *sorted(beside))
 
 

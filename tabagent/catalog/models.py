@@ -22,18 +22,13 @@ from tabagent.catalog.layouts import Layout, folder_of, read_layout
 from tabagent.catalog.places import Location, Place, in_added, in_directory, in_hub_cache, loose_id
 from tabagent.catalog.pooling import pooling_of
 from tabagent.catalog.shape import Shape, shape_of
-from tabagent.catalog.variant import layout_variant, rank
+from tabagent.catalog.variant import DESCRIBED, POOLING, layout_variant, rank
 from tabagent.errors import ModelNotFound, NotAvailableHere, TabAgentError
 from tabagent.wire import Pooling, Reading, Speaking
 
 Task = Literal["chat", "completion", "embedding", "rerank", "classification", "entities", "adapter"]
 BUILTIN: Final = "tabagent/guide"
 EMBEDDER: Final = "tabagent/embed"
-DESCRIBED_BY: Final = (
-    "config.json", "genai_config.json", "tokenizer_config.json", "chat_template.jinja",
-    "modules.json", "README.md", "sentence_bert_config.json", "config_sentence_transformers.json",
-    "1_Pooling/config.json", "tokenizer.json",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +218,7 @@ def _signature(path: Path, info: os.stat_result) -> Signature:
     stamps = [info.st_size, info.st_mtime_ns]
     if path.suffix.lower() != ".gguf":
         stamps.append(path.parent.stat().st_mtime_ns)  # what lies beside it has come or gone
-        for name in DESCRIBED_BY:
+        for name in (*DESCRIBED, *POOLING):
             with suppress(OSError):
                 described = (folder_of(path) / name).stat()
                 stamps += [described.st_size, described.st_mtime_ns]

@@ -36,6 +36,30 @@ def is_layout(name: str) -> bool:
     return bool(_ONNX.fullmatch(name)) or name in _SAFETENSORS
 
 
+DESCRIBED: Final = (
+    "config.json", "generation_config.json", "genai_config.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "modules.json",
+    "sentence_bert_config.json", "config_sentence_transformers.json", "README.md",
+)  # fmt: skip
+"""Files that say how weights are used."""
+POOLING: Final = ("1_Pooling/config.json",)
+
+
+def is_described_by(path: str) -> bool:
+    """Whether a file of this path may be one of them."""
+    return path.rsplit("/", 1)[-1] in DESCRIBED
+
+
+def is_onnx(path: str) -> bool:
+    """Whether it is a graph, or what was too large for one: `model.onnx_data`, `model.onnx.data`."""
+    return bool(re.search(r"\.onnx([._]data(_\d+)?)?$", path))
+
+
+def belongs_to(path: str, graph: str) -> bool:
+    """Whether a file holds weights of this graph."""
+    return bool(re.fullmatch(re.escape(graph) + r"[._]data(_\d+)?", path))
+
+
 def layout_variant(steps: tuple[str, ...]) -> str:
     """`Q4`, `FP16` and the like, of weights by their path in a repository, without `onnx/`.
 

@@ -17,7 +17,7 @@ from contextlib import aclosing
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from time import time
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpx
@@ -77,9 +77,9 @@ class Download:
         Whatever it raises, `target` is untouched, and what `part` holds is the file's beginning or
         gone.
         """
-        assert file.digest is not None, "files without a digest are not listed"
+        assert file.proof, "files without a digest are not listed"
         url = f"{self._endpoint}/{repo}/resolve/{commit}/{quote(file.path)}"
-        beginning = await asyncio.to_thread(_Beginning, part, file.size)
+        beginning = await asyncio.to_thread(_Beginning, part, file)
         self._note(beginning.size)
         failures = 0
         while (have := beginning.size) < file.size:
@@ -92,7 +92,7 @@ class Download:
                 wait = self._patience.first_wait_s * 2 ** max(0, failures - 1)
                 wait = again.after_s if again.after_s is not None else wait
                 await self._sleep(min(wait, LONGEST_WAIT_S))
-        if beginning.digest != file.digest:
+        if beginning.digest != file.proof:
             beginning.restart()
             raise ChecksumMismatch(f"{file.path}: what came is not what was published")
         await asyncio.to_thread(_put, part, target)
@@ -152,20 +152,22 @@ class Download:
 class _Beginning:
     """What is there of a file, and its digest so far. Made in a thread: it reads what is there."""
 
-    def __init__(self, path: Path, most: int) -> None:
-        self._path, self.size, self._hasher = path, 0, hashlib.sha256()
+    def __init__(self, path: Path, file: RemoteFile) -> None:
+        self._path, self._file = path, file
+        self.size, self._hasher = 0, _hasher(file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if _size(path) > most:
+        if _size(path) > file.size:
             self.restart()
         if path.exists():
-            with path.open("rb") as file:
-                while chunk := file.read(CHUNK):
+            with path.open("rb") as there:
+                while chunk := there.read(CHUNK):
                     self._hasher.update(chunk)
                     self.size += len(chunk)
 
     @property
     def digest(self) -> str:
-        return self._hasher.hexdigest()
+        found: str = self._hasher.hexdigest()
+        return found
 
     def append(self, chunk: bytes) -> None:
         with self._path.open("ab") as file:
@@ -175,7 +177,14 @@ class _Beginning:
 
     def restart(self) -> None:
         self._path.unlink(missing_ok=True)
-        self.size, self._hasher = 0, hashlib.sha256()
+        self.size, self._hasher = 0, _hasher(self._file)
+
+
+def _hasher(file: RemoteFile) -> Any:
+    """SHA-256; of a file that git keeps itself its object id, a SHA-1 with the size before it."""
+    if file.digest is not None:
+        return hashlib.sha256()
+    return hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
 
 
 def _size(path: Path) -> int:

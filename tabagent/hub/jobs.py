@@ -239,9 +239,8 @@ class Jobs:
         return self.models.joinpath(*job.repo.split("/"), *file.path.split("/"))
 
     def _part(self, job: Job, file: RemoteFile) -> Path:
-        assert file.digest is not None
         # Named after what it will be: another job for the same bytes goes on with them.
-        return self.models / PARTS / f"{file.digest}.part"
+        return self.models / PARTS / f"{file.proof}.part"
 
     def _there(self, job: Job) -> int:
         total = 0
@@ -275,7 +274,7 @@ class Jobs:
         """Note what is ours now; the record of the job is not needed any more."""
         manifest = self.models.joinpath(*job.repo.split("/")) / MANIFEST
         owned = owned_files(manifest.parent)
-        owned |= {file.path: file.digest or "" for file in job.files}
+        owned |= {file.path: file.proof for file in job.files}
         write_durably(manifest, json.dumps({"commit": job.commit, "files": owned}))
         (self._folder / f"{job.id}.json").unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tabagent.catalog.models import Model
-from tabagent.catalog.variant import variant_of
+from tabagent.catalog.variant import belongs_to, is_onnx, variant_of
 from tabagent.errors import Conflict
 from tabagent.hub.jobs import MANIFEST, owned_files, write_durably
 
@@ -23,8 +23,7 @@ def delete(model: Model, models: Path) -> tuple[list[str], int]:
     owned = owned_files(folder) if folder else {}
     if folder is None or model.path.relative_to(folder).as_posix() not in owned:
         raise Conflict(f"{model.id} was not pulled by TabAgent: remove its file yourself")
-    variant = variant_of(model.path.relative_to(folder).as_posix())
-    mine = [path for path in owned if variant_of(path) == variant]
+    mine = _files_of(model.path.relative_to(folder).as_posix(), list(owned))
     freed = 0
     for path in mine:
         file = folder / path
@@ -42,6 +41,16 @@ def delete(model: Model, models: Path) -> tuple[list[str], int]:
             with suppress(OSError):
                 empty.rmdir()
     return mine, freed
+
+
+def _files_of(weights: str, owned: list[str]) -> list[str]:
+    """Those of one variant; what several share goes with the last of them."""
+    if not is_onnx(weights):
+        return [path for path in owned if variant_of(path) == variant_of(weights)]
+    mine = [path for path in owned if path == weights or belongs_to(path, weights)]
+    others = [path for path in owned if path not in mine]
+    shared = not any(is_onnx(path) or path.endswith(".gguf") for path in others)
+    return mine + (others if shared else [])
 
 
 def _repository(path: Path, models: Path) -> Path | None:

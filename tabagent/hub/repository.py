@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tabagent.catalog.variant import is_projector, part_of, rank, variant_of
+from tabagent.catalog.variant import (
+    DESCRIBED,
+    POOLING,
+    belongs_to,
+    is_described_by,
+    is_layout,
+    is_onnx,
+    is_projector,
+    layout_variant,
+    part_of,
+    rank,
+    variant_of,
+)
 from tabagent.errors import (
     AccessDenied,
     InvalidRequest,
@@ -28,7 +40,10 @@ _PATH: Final = re.compile(
 )
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 LISTING_S: Final = 15.0
+_SHA1: Final = re.compile(r"[0-9a-f]{40}")
 BEST: Final = "best"
+BURDEN: Final = 1_500_000_000  # bytes
+LARGEST_TEXT: Final = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +54,11 @@ class RemoteFile:
     size: int
     digest: str | None
     blob: str | None
+
+    @property
+    def proof(self) -> str:
+        """What its bytes must come to: one of the two, SHA-256 where there is one."""
+        return self.digest or self.blob or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +152,8 @@ def _read(repo_id: str, info: Any) -> Repository:
     variants = _variants(files)
     if not variants:
         raise UnsupportedModel(
-            f"{repo_id} holds no GGUF file that this version can run", architecture="unknown"
+            f"{repo_id} holds neither a GGUF file nor an ONNX model that this version can run",
+            architecture="unknown",
         )
     return Repository(repo_id, commit, variants)
 
@@ -140,21 +161,25 @@ def _read(repo_id: str, info: Any) -> Repository:
 def _file(sibling: Any) -> RemoteFile | None:
     """A file that may be asked for; None for any other, whatever its name tries."""
     path, size = str(sibling.rfilename), sibling.size
-    if not _PATH.fullmatch(path) or ".." in path or not path.lower().endswith(".gguf"):
+    gguf, described = path.lower().endswith(".gguf"), is_described_by(path)
+    if not _PATH.fullmatch(path) or ".." in path or not (gguf or described or is_onnx(path)):
         return None
     digest = getattr(sibling.lfs, "sha256", None) if sibling.lfs else None
     if not isinstance(size, int) or size <= 0:
         return None
     if digest is not None and not _SHA256.fullmatch(digest):
         raise UpstreamInvalid(f"the hub's digest of {path} is none")
-    return RemoteFile(path, size, digest, sibling.blob_id)
+    blob = str(sibling.blob_id or "")
+    if digest is None and not (described and size <= LARGEST_TEXT and _SHA1.fullmatch(blob)):
+        return None  # nothing would prove its bytes
+    return RemoteFile(path, size, digest, blob)
 
 
 def _variants(files: list[RemoteFile]) -> tuple[Variant, ...]:
     """Grouped by quantisation and number of parts; a set with parts missing is left out."""
     groups: dict[tuple[str, int], list[RemoteFile]] = {}
     for file in sorted(files, key=lambda file: file.path):
-        if not is_projector(file.path) and file.digest is not None:
+        if file.path.lower().endswith(".gguf") and not is_projector(file.path):
             groups.setdefault((variant_of(file.path), part_of(file.path)[1]), []).append(file)
     found: dict[str, Variant] = {}
     for (name, parts), members in groups.items():
@@ -164,7 +189,40 @@ def _variants(files: list[RemoteFile]) -> tuple[Variant, ...]:
                 found[free] = Variant(free, (file,))
         elif [part_of(file.path)[0] for file in members] == list(range(1, parts + 1)):
             found.setdefault(name, Variant(name, tuple(members)))
+    for variant in _onnx_variants(files):
+        found.setdefault(variant.name, variant)
     return tuple(sorted(found.values(), key=lambda variant: -variant.size))
+
+
+def _onnx_variants(files: list[RemoteFile]) -> Iterator[Variant]:
+    """Each graph with its weights, and the files that say how to use it: beside it, or above `onnx/`."""
+    for file in files:
+        folder, _, name = file.path.rpartition("/")
+        if not name.endswith(".onnx") or not is_layout(name):
+            continue
+        home = (
+            folder.removesuffix("onnx").rstrip("/") if folder.split("/")[-1] == "onnx" else folder
+        )
+        above = f"{home}/" if home else ""
+        beside = [
+            other
+            for other in files
+            if belongs_to(other.path, file.path)
+            or (
+                other.path.startswith(above)
+                and is_described_by(other.path)
+                and other.path.removeprefix(above) in (*DESCRIBED, *POOLING)
+            )
+        ]
+        names = {other.path.removeprefix(above) for other in beside}
+        if "tokenizer.json" in names and names & {"config.json", "genai_config.json"}:
+            steps = tuple(step for step in file.path.split("/") if step != "onnx")
+            yield Variant(layout_variant(steps), (file, *beside))
+
+
+def _preference(variant: Variant) -> tuple[int, bool, int]:
+    """What is taken when nobody chose: of forms without a rank the largest that is no burden."""
+    return rank(variant.name), variant.size > BURDEN, -variant.size
 
 
 def choose(found: Repository, wish: str | None, fits: Callable[[int], bool]) -> Variant:
@@ -174,7 +232,7 @@ def choose(found: Repository, wish: str | None, fits: Callable[[int], bool]) -> 
     if wish is None or wish.lower() == BEST:
         able = [variant for variant in found.variants if fits(variant.size)] or [found.variants[-1]]
         if wish is None:
-            return min(able, key=lambda variant: (rank(variant.name), -variant.size))
+            return min(able, key=_preference)
         return max(able, key=lambda variant: variant.size)
     low = wish.lower()
     exact = [

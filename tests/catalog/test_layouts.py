@@ -310,7 +310,10 @@ def test_using_one_is_refused_with_what_would_work(tmp_path: Path, repo: Path) -
     safetensors(repo / "model.safetensors", {"a": [2]})
     with LiveServer(tmp_path, models_dir=tmp_path / "models") as live:
         row = live.client.get("/v1/models/maker%2Fmodel").json()
-        assert (row["format"], row["problem"]["code"]) == ("sentence-transformers", "not-available-here")
+        assert (row["format"], row["problem"]["code"]) == (
+            "sentence-transformers",
+            "not-available-here",
+        )
         for refused in (
             live.client.post("/v1/embeddings", json={"model": "maker/model", "input": "a"}),
             live.chat("a", "maker/model"),
