@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import openai
 import pytest
 
@@ -171,6 +172,27 @@ def test_names_are_found_with_their_places(server: LiveServer) -> None:
     for entity in row["entities"]:
         assert entity["text"] == text[entity["start"] : entity["end"]]
         assert entity["label"] == "PER"
+
+
+def test_a_hostile_file_is_refused_and_nobody_else_notices(
+    tmp_path: Path, tiny: Callable[..., Path]
+) -> None:
+    folder = tmp_path / "models" / "evil" / "model"
+    shutil.copytree(tiny(), folder)
+    graph = folder / "onnx" / "model.onnx"
+    hostile = onnx.load(graph)
+    hostile.graph.node.append(onnx.helper.make_node("Run", ["input_ids"], ["x"], domain="evil"))
+    onnx.save(hostile, folder / "onnx" / "model_q4.onnx")
+    (folder / "onnx" / "model_fp16.onnx").write_bytes(graph.read_bytes()[:5000])
+    (folder / "onnx" / "model_int8.onnx").write_bytes(b"\xff" * 5000)
+    expected = {"Q4": "unsupported-model", "FP16": "model-corrupt", "INT8": "model-corrupt"}
+    with LiveServer(tmp_path) as live:
+        for variant, slug in expected.items():
+            asked = {"model": f"evil/model:{variant}", "input": "a"}
+            problem(live.client.post("/v1/embeddings", json=asked), slug)
+        assert live.client.get("/v1/models/loaded").json()["data"] == []
+        good = {"model": "evil/model:FP32", "input": "a"}
+        assert live.client.post("/v1/embeddings", json=good).status_code == 200
 
 
 def test_without_a_model_for_it_that_is_the_problem(tmp_path: Path) -> None:
