@@ -108,8 +108,16 @@ def loading_too_long(_: LiveServer) -> httpx.Response:
         return server.chat("1")
 
 
+def no_embedder(_: LiveServer) -> httpx.Response:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        LiveServer(Path(place), embedding_model="no/such") as server,
+    ):
+        return server.client.post("/v1/embeddings", json={"input": "1"})
+
+
 PRODUCED: dict[str, Make] = {
-    "embedding-model-not-available": post("/v1/embeddings", {"input": "1"}),
+    "embedding-model-not-available": no_embedder,
     "malformed-request": raw(b"{"),
     "invalid-request": chat("1", temperature=9),
     "unsupported-parameter": chat("1", functions=[{}]),

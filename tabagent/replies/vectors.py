@@ -12,7 +12,12 @@ from msgspec.structs import replace
 from tabagent import wire
 from tabagent.catalog.models import Model, Task
 from tabagent.engine.pooling import Ask
-from tabagent.errors import EmbeddingModelNotAvailable, TabAgentError, WrongModelTask
+from tabagent.errors import (
+    EmbeddingModelNotAvailable,
+    ModelNotFound,
+    TabAgentError,
+    WrongModelTask,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +97,15 @@ class Embedder:
         return Vectors(model.id, rows, tokens)
 
     async def _model(self, name: str | None) -> Model:
-        model = await self._resolve(name, "embedding")
+        try:
+            model = await self._resolve(name, "embedding")
+        except ModelNotFound as error:
+            if name:
+                raise
+            raise EmbeddingModelNotAvailable(
+                f"the settings name an embedding model that is not here: {error.detail}",
+                param="model",
+            ) from error
         if model is None:
             raise EmbeddingModelNotAvailable("there is no embedding model here", param="model")
         if model.problem is None and model.task != "embedding":

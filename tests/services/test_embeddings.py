@@ -19,6 +19,7 @@ import openai
 import pytest
 
 from tabagent.catalog.models import BUILTIN
+from tabagent.catalog.models import EMBEDDER as EMBEDDER_BUILT_IN
 from tests.live import EMBEDDER, RERANKER, TOKEN, LiveServer, eventually, fake_models
 from tests.worker.gguf.pooling_driver import cosines, peer_of
 from tests.worker.tiny_pooling import RANK, write_bert, write_qwen
@@ -140,7 +141,7 @@ def test_many_callers_of_one_text_each_get_their_own(server: LiveServer) -> None
 def test_models_that_embed_are_listed_with_their_width(server: LiveServer) -> None:
     embed(server, "a")
     rows = {row["id"]: row for row in server.client.get("/v1/embedding-models").json()["data"]}
-    assert set(rows) == {BERT, QWEN, "local/sick", "local/broken"}
+    assert set(rows) == {EMBEDDER_BUILT_IN, BERT, QWEN, "local/sick", "local/broken"}
     assert (rows[BERT]["dimensions"], rows[BERT]["pooling"], rows[BERT]["loaded"]) == (
         64,
         "mean",
@@ -245,10 +246,17 @@ def test_loading_says_what_it_will_read(server: LiveServer) -> None:
 
 
 # ---- the queue and hang-ups, on the fake engine -------------------------------------------------
-def test_without_an_embedding_model_that_is_the_problem(tmp_path: Path) -> None:
+def test_without_another_the_built_in_embedder_answers(tmp_path: Path) -> None:
     with LiveServer(tmp_path) as server:
-        assert problem(embed(server, "a", None), "embedding-model-not-available")["status"] == 503
-        assert server.client.get("/v1/embedding-models").json()["data"] == []
+        assert embed(server, "a", None).json()["model"] == EMBEDDER_BUILT_IN
+
+
+def test_a_setting_that_names_no_model_is_the_problem(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, embedding_model="maker/gone") as server:
+        found = problem(embed(server, "a", None), "embedding-model-not-available")
+        assert found["status"] == 503
+        assert "maker/gone" in found["detail"]
+        assert embed(server, "a", EMBEDDER_BUILT_IN).status_code == 200
 
 
 def start(server: LiveServer, path: str, body: dict[str, Any]) -> socket.socket:
