@@ -82,11 +82,16 @@ class OnnxScheduler(Turns[Sequence]):
             for one, row in zip(speaking, rows, strict=True):
                 if one in self._running:  # its generation may have failed by another choice
                     yield one, partial(self._next, one, row)
-        reading = [s for s in self._running if s.memory is not None]
-        if reading:
-            reader = self._turn(reading)
-            if (row := self._read(reader)) is not None:
-                yield reader, partial(self._next, reader, row)
+        apart = [s for s in self._running if s.memory is not None]
+        for one in apart:  # who speaks and cannot be in the batch goes on as fast
+            if one.generated and one in self._running:
+                yield from self._go_on(one)
+        if reading := [s for s in apart if not s.generated and s in self._running]:
+            yield from self._go_on(self._turn(reading))
+
+    def _go_on(self, sequence: Sequence) -> Iterator[tuple[Sequence, Advance]]:
+        if (row := self._read(sequence)) is not None:
+            yield sequence, partial(self._next, sequence, row)
 
     def _turn(self, reading: list[Sequence]) -> Sequence:
         """They take turns: a short question does not wait for a long text. Choices of one request
@@ -158,10 +163,9 @@ class OnnxScheduler(Turns[Sequence]):
         """Draw a token, and put the sequence where its next one will be computed."""
         # The engine's memory may be read only, and a grammar writes into it.
         cause = sequence.append(sequence.draw(row.copy()), self._ends)
-        alone = sequence.left > 1 or (not self._decoder.together and bool(self._speaking))
+        alone = sequence.left > 1 or not self._decoder.together
         if alone and sequence in self._speaking:
-            if sequence.left > 1:
-                sequence.memory = self._out(sequence)
+            sequence.memory = self._out(sequence)
         elif not alone and sequence.memory is not None and cause is None:
             self._batch.add(sequence.memory)
             self._speaking.append(sequence)
