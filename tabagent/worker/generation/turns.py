@@ -58,6 +58,10 @@ class Turns(ABC, Generic[Chosen]):
         return [wire.Pieces(pieces), wire.Finished(id_, generation.usage())] if halt else []
 
     @abstractmethod
+    def step(self) -> list[wire.Event]:
+        """One step of work, and what came of it."""
+
+    @abstractmethod
     def _retire(self, sequence: Chosen) -> None:
         """Close a sequence and take it out of its generation and of whatever holds it."""
 

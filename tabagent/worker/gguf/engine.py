@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tabagent import wire
-from tabagent.errors import InvalidRequest, WrongModelTask
-from tabagent.worker.backend import Counts, Work
-from tabagent.worker.generation import vocabulary
+from tabagent.errors import InvalidRequest
+from tabagent.worker.backend import Work
+from tabagent.worker.generation.backend import GeneratingBackend
 from tabagent.worker.generation.prompter import Prompter
-from tabagent.worker.generation.sampling import Sampler
 from tabagent.worker.generation.sequence import Prompt
 from tabagent.worker.gguf import buffers, state
 from tabagent.worker.gguf.cells import Cells, SharedCells
@@ -20,7 +19,7 @@ from tabagent.worker.gguf.context import Context
 from tabagent.worker.gguf.native import ENGINE, Model, Offload
 from tabagent.worker.gguf.recommended import model_defaults
 from tabagent.worker.gguf.scheduler import SCORED_ROWS, Drafter, Scheduler
-from tabagent.worker.gguf.sequence import Generation, Sequence
+from tabagent.worker.gguf.sequence import Sequence
 from tabagent.worker.gguf.speculation import DraftModel, PromptLookup
 from tabagent.worker.gguf.streams import Streams
 
@@ -29,20 +28,20 @@ LEAST_KEPT: Final = 2048  # tokens of them
 WORK_PER_CELL: Final = 450  # weights multiplied in the time that passing over a cell takes a head
 
 
-class GgufBackend:
+class GgufBackend(GeneratingBackend):
     """One GGUF model."""
 
     engine = ENGINE
+    sequence = Sequence
 
     def __init__(self) -> None:
         self._model: Model | None = None
-        self._prompter: Prompter | None = None
-        self._scheduler: Scheduler | None = None  # None while it sleeps
+        self._turns: Scheduler | None = None
         self._state: Path | None = None
 
     def load(self, command: wire.Load, progress: Callable[[float], None]) -> dict[str, Any]:
         self._command = command
-        model = self._model = Model(
+        model = self._text_model = self._model = Model(
             command.path,
             progress,
             mmap=command.mmap,
@@ -90,7 +89,7 @@ class GgufBackend:
             if context.unified
             else Streams(context, budget=command.kept_bytes)
         )
-        self._scheduler = Scheduler(
+        self._turns = Scheduler(
             context,
             self._cells,
             command.slots,
@@ -138,64 +137,14 @@ class GgufBackend:
             ),
         )
 
-    # ---- beside the engine's thread -------------------------------------------------------------
-    def ask(self, command: wire.Render | wire.Tokenize | wire.Detokenize) -> dict[str, Any]:
-        model, prompter = self._loaded()
-        if isinstance(command, wire.Render):
-            text, tokens = prompter.render(
-                command.messages, command.dialogue, command.add_generation_prompt
-            )
-            return {"text": text, "tokens": tokens}
-        return vocabulary.answer(model, command)
-
-    def prepare(self, command: Work) -> Prompt:
-        if not isinstance(command, wire.Generate):
-            raise WrongModelTask("this model generates text: it makes no vectors and ranks nothing")
-        return self._loaded()[1].prepare(command)
-
-    def _loaded(self) -> tuple[Model, Prompter]:
-        assert self._model is not None, "the gateway loads before it asks"
-        assert self._prompter is not None
-        return self._model, self._prompter
-
-    # ---- the engine's thread --------------------------------------------------------------------
     def submit(self, command: Work, prepared: Prompt) -> None:
-        if self._scheduler is None:  # it sleeps
-            model, _ = self._loaded()
-            self._open(self._command, model, self._make_context(self._command, model))
-        assert self._scheduler is not None
+        assert self._model is not None
+        if self._turns is None:  # it sleeps
+            self._open(self._command, self._model, self._make_context(self._command, self._model))
         assert isinstance(command, wire.Generate), "`prepare` refuses the others"
-        model, _ = self._loaded()
         for path, _ in command.loras:
-            model.adapter(path)  # refused now, not in the middle of a batch with others
-        generation = Generation(command, prepared)
-        generation.sequences = [
-            Sequence(
-                generation,
-                index,
-                Sampler(model, command.sampling, self._defaults, prepared.bias, choice=index),
-                model.piece,
-            )
-            for index in range(command.n)
-        ]
-        self._scheduler.submit(generation)
-
-    def cancel(self, id: int, *, halt: bool) -> list[wire.Event]:
-        return self._scheduler.cancel(id, halt=halt) if self._scheduler else []
-
-    def step(self) -> list[wire.Event]:
-        assert self._scheduler is not None
-        return self._scheduler.step()
-
-    @property
-    def busy(self) -> bool:
-        return self._scheduler is not None and self._scheduler.busy
-
-    def counts(self) -> Counts:
-        scheduler = self._scheduler
-        if scheduler is None:
-            return Counts(0, 0, 0)
-        return Counts(scheduler.running, scheduler.waiting, scheduler.steps)
+            self._model.adapter(path)  # refused now, not in the middle of a batch with others
+        super().submit(command, prepared)
 
     def close(self) -> None:
         if self._prompter:
@@ -203,23 +152,23 @@ class GgufBackend:
         self._give_up_context()
         if self._model:
             self._model.close()
-        self._prompter = self._model = None
+        self._prompter = self._text_model = self._model = None
 
     def sleep(self) -> bool:
         """Free the KV cache and what is computed in; the weights stay."""
-        if self._scheduler is None or self._scheduler.busy:
+        if self._turns is None or self._turns.busy:
             return False
         self._give_up_context()
         return True
 
     def _give_up_context(self) -> None:
-        if self._scheduler is None:
+        if self._turns is None:
             return
         if self._state:
             state.save(self._state, self._cells, self._context, self._made_by)
-        self._scheduler.close()
+        self._turns.close()
         self._context.close()
-        self._scheduler = None
+        self._turns = None
         del self._cells, self._context
 
 

@@ -20,6 +20,7 @@ from tabagent import wire
 from tabagent.errors import UnsupportedModel
 from tabagent.worker.generation.model import Logits
 from tabagent.worker.onnx.session import TYPES
+from tabagent.worker.pooling.model import Ids
 
 KNOWN: Final = frozenset(
     {"input_ids", "attention_mask", "position_ids", "use_cache_branch", "num_logits_to_keep"}
@@ -116,11 +117,7 @@ class Decoder:
         return logits[0], Memory(past, end)
 
     def run(
-        self,
-        ids: npt.NDArray[np.int64],
-        mask: npt.NDArray[np.int64],
-        positions: npt.NDArray[np.int64],
-        past: Past,
+        self, ids: Ids, mask: Ids, positions: Ids, past: Past
     ) -> tuple[npt.NDArray[np.float32], Past]:
         """Ids and positions [texts, tokens], mask [texts, tokens of the past and these]."""
         known: dict[str, Any] = {

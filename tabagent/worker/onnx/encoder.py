@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import numpy.typing as npt
 
 from tabagent import wire
@@ -14,6 +13,7 @@ from tabagent.errors import UnsupportedModel
 from tabagent.worker.onnx.session import CPU, ENGINE, Feed, Kept, open_session
 from tabagent.worker.pooling.backend import PoolingBackend
 from tabagent.worker.pooling.encoder import Encoder
+from tabagent.worker.pooling.model import Ids
 from tabagent.worker.pooling.texts import Texts, folder_of
 
 SENTENCE: Final = "sentence_embedding"  # an output that is a text's vector already
@@ -89,13 +89,7 @@ class OnnxPooling(Encoder):
     def _makes_vectors(self) -> bool:
         return self._pooling not in ("rank", "labels", "spans")
 
-    def _run(
-        self,
-        ids: npt.NDArray[np.int64],
-        mask: npt.NDArray[np.int64],
-        kinds: npt.NDArray[np.int64],
-        by_token: bool,
-    ) -> npt.NDArray[Any]:
+    def _run(self, ids: Ids, mask: Ids, kinds: Ids, by_token: bool) -> npt.NDArray[Any]:
         name = self._per_token if by_token else self._per_text or self._per_token
         found: npt.NDArray[Any] = self._session.run([name], self._feed.of(ids, mask, kinds))[0]
         return found

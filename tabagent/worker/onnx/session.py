@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from tabagent.errors import ModelCorrupt, OutOfMemory, TabAgentError, UnsupportedModel
 from tabagent.worker.onnx.graph import check_file
+from tabagent.worker.pooling.model import Ids
 
 ENGINE: Final = f"onnxruntime {ort.__version__}"
 CPU: Final = "CPUExecutionProvider"
@@ -157,10 +157,8 @@ class Feed:
                 f"what it wants to be fed is no text's tokens: {what}", architecture="unknown"
             )
 
-    def of(
-        self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], kinds: npt.NDArray[np.int64]
-    ) -> dict[str, Any]:
-        """[texts, tokens] of each; padding has a mask of 0."""
+    def of(self, ids: Ids, mask: Ids, kinds: Ids) -> dict[str, Any]:
+        """Padding has a mask of 0."""
         known = {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds}
         found: dict[str, Any] = {}
         for given in self._inputs:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tabagent.worker.pooling.model import Broken, Part, Row
+from tabagent.worker.pooling.model import Broken, Ids, Part, Row
 
 BUDGET: Final = 512  # tokens of a batch, padding included; more was not faster
 STEP: Final = 2048  # tokens between two looks at who else waits, for each lane
@@ -24,9 +24,8 @@ LEAST: Final = 64  # tokens that are worth a batch
 PADDED: Final = 1.15  # of what texts have, with what fills them up
 ALONE: Final = 1024  # tokens; a longer text is computed by itself
 
-Outputs = list[npt.NDArray[Any]]
-Run = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], bool], Any]
-"""ids, mask and kinds, [texts, tokens], and whether each token is asked for: the first output."""
+Run = Callable[[Ids, Ids, Ids, bool], npt.NDArray[Any]]
+"""ids, mask and kinds, and whether each token is asked for: the output."""
 Pool = Callable[[npt.NDArray[Any], npt.NDArray[np.bool_]], Row]
 """[texts, tokens, numbers] and which tokens count: [texts, numbers]."""
 

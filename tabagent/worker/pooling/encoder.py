@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tabagent import wire
 from tabagent.errors import UnsupportedModel
 from tabagent.worker.pooling.batches import BatchContext
-from tabagent.worker.pooling.model import Broken, Context, Part, Row, Tokens, Window
+from tabagent.worker.pooling.model import Broken, Context, Ids, Part, Row, Tokens, Window
 from tabagent.worker.pooling.pools import pooled
 from tabagent.worker.pooling.requests import scaled
 from tabagent.worker.pooling.texts import Texts
@@ -35,13 +35,7 @@ class Encoder:
     _lanes = 1
     _on_device = False
 
-    def _run(
-        self,
-        ids: npt.NDArray[np.int64],
-        mask: npt.NDArray[np.int64],
-        kinds: npt.NDArray[np.int64],
-        by_token: bool,
-    ) -> npt.NDArray[Any]:
+    def _run(self, ids: Ids, mask: Ids, kinds: Ids, by_token: bool) -> npt.NDArray[Any]:
         raise NotImplementedError
 
     def _pool(self, output: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> Row:

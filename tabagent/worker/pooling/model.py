@@ -17,6 +17,8 @@ from tabagent import wire
 
 Tokens = npt.NDArray[Any]
 """[tokens], of whatever an engine needs to know of one."""
+Ids = npt.NDArray[np.int64]
+"""[texts, tokens]."""
 Row = npt.NDArray[np.float32]
 """[numbers], or [tokens, numbers] where each token is asked for."""
 

@@ -12,13 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import numpy.typing as npt
 
 from tabagent import wire
 from tabagent.errors import ModelCorrupt, OutOfMemory, TabAgentError, UnsupportedModel
 from tabagent.worker.pooling.backend import PoolingBackend
 from tabagent.worker.pooling.encoder import Encoder
+from tabagent.worker.pooling.model import Ids
 from tabagent.worker.pooling.texts import Texts, folder_of
 
 BEHIND: Final = frozenset({"Dense", "LayerNorm"})  # steps of the library's own that are let run
@@ -112,13 +112,7 @@ class SentencePooling(Encoder):
                 actual=str(held),
             )
 
-    def _run(
-        self,
-        ids: npt.NDArray[np.int64],
-        mask: npt.NDArray[np.int64],
-        kinds: npt.NDArray[np.int64],
-        by_token: bool,
-    ) -> npt.NDArray[Any]:
+    def _run(self, ids: Ids, mask: Ids, kinds: Ids, by_token: bool) -> npt.NDArray[Any]:
         # torch keeps this in a variable of the thread.
         self._torch.set_grad_enabled(False)
         given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds}

@@ -93,7 +93,7 @@ def test_cancelling_frees_the_slot_at_once(start: Start) -> None:
 
 def test_cancelling_in_the_middle_of_a_prompt_frees_the_slot(start: Start, alone: Engine) -> None:
     engine = start(slots=1)
-    scheduler = engine.backend._scheduler
+    scheduler = engine.backend._turns
     assert scheduler is not None
     scheduler._speed = 1.0  # prompts in the smallest chunks
     long = engine.submit("!" * 200)
@@ -237,7 +237,7 @@ def test_full_contexts_one_after_another_fit_into_room_for_one(start: Start) -> 
 
 def test_a_step_never_computes_more_than_the_context_takes_at_once(start: Start) -> None:
     engine = start(slots=2, kv_tokens=256)
-    context, scheduler = engine.backend._context, engine.backend._scheduler
+    context, scheduler = engine.backend._context, engine.backend._turns
     assert scheduler is not None
     assert context.batch_size == 256
     scheduler._speed = 1e9  # chunks as large as they can be

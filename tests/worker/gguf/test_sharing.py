@@ -73,7 +73,7 @@ def test_a_beginning_whose_author_leaves_halfway_is_computed_by_another(
     start: Start, alone: Engine
 ) -> None:
     engine = start(slots=3)
-    engine.backend._scheduler._speed = 1.0  # type: ignore[union-attr]  # the smallest chunks
+    engine.backend._turns._speed = 1.0  # type: ignore[union-attr]  # the smallest chunks
     first, *others = [engine.submit(SYSTEM + question, max_tokens=20) for question in QUESTIONS[:3]]
     engine.step()
     engine.backend.cancel(first, halt=False)

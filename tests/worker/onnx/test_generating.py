@@ -147,7 +147,7 @@ def test_both_forms_of_the_guide_cut_texts_alike(engine: Engine) -> None:
 def test_choices_share_what_the_first_has_read(engine: Engine) -> None:
     told = engine.say("the " * 100, n=3, sampling={"temperature": 1.0, "seed": 5}, max_tokens=12)
     assert len(set(told.texts.values())) > 1
-    scheduler = engine.backend._scheduler
+    scheduler = engine.backend._turns
     assert scheduler is not None
     assert scheduler.steps < 3 * 2 + 14  # the prompt was read once, in two pieces
 
