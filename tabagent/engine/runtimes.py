@@ -71,6 +71,17 @@ def machine_for(model: Model, machine: Accelerators) -> Accelerators:
     return replace(machine, kinds=kinds(), engine="ONNX Runtime")
 
 
+def left_out(model: Model, wish: str, machine: Accelerators) -> tuple[str, ...]:
+    """Why a model runs on the processor though there is a device and nobody asked for that."""
+    if not runs(model) or wish != "auto" or not machine.devices:
+        return ()
+    able = machine_for(model, machine)
+    found = sorted({device.kind for device in machine.devices} - able.kinds)
+    if not found or any(device.kind in able.kinds for device in machine.devices):
+        return ()
+    return (f"it runs on the CPU: the installed {able.engine} cannot use {' or '.join(found)}",)
+
+
 def providers_of(placed: Placement) -> list[str]:
     """What ONNX Runtime shall try, the best first; none is the processor."""
     if not placed.n_gpu_layers or not placed.devices:

@@ -294,7 +294,9 @@ class Supervisor:
 
     async def _load(self, entry: Loaded) -> WorkerProcess:
         model, started = entry.model, monotonic()
-        entry.asleep, entry.fallbacks = False, []
+        wish = entry.options.device or self._settings.device
+        entry.asleep = False
+        entry.fallbacks = list(runtimes.left_out(model, wish, self.room.accelerators()))
         if not entry.placement.keep_state:  # what an earlier load kept is nobody's any more
             await asyncio.to_thread(self._states.drop, model)
         try:

@@ -105,6 +105,19 @@ def test_what_does_not_fit_is_refused_and_long_texts_shrink_first(settings: Sett
         place(long, LoadOptions(), settings, 90_000_000)
 
 
+def test_a_device_that_is_left_out_is_told_of(tmp_path: Path) -> None:
+    source = Path(__file__).parent.parent / "models" / "guide-onnx"
+    shutil.copytree(source, tmp_path / "models" / "a" / "guide-onnx")
+    rocm = Accelerators(frozenset(), (replace(CARD, kind="rocm"),), frozenset())
+    with LiveServer(tmp_path, look=lambda: rocm) as live:
+        told = []
+        for device in (None, "cpu"):
+            wish = {"model": "a/guide-onnx", "device": device, "force_reload": True}
+            wish = {name: value for name, value in wish.items() if value is not None}
+            told.append(live.owner.post("/v1/models/load", json=wish, timeout=60).json()["notes"])
+    assert told == [["it runs on the CPU: the installed ONNX Runtime cannot use rocm"], []]
+
+
 @pytest.mark.timeout(120)
 def test_a_decoder_takes_no_more_than_was_thought(tmp_path: Path) -> None:
     source = Path(__file__).parent.parent / "models" / "guide-onnx"

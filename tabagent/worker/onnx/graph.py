@@ -39,8 +39,16 @@ class _Seen:
     external: dict[str, int] = field(default_factory=dict)  # file name: bytes it must have
 
 
-def check_file(path: Path) -> frozenset[str]:
-    """The names of a graph's operations.
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The names of a graph's operations, and whether weights of it lie in other files."""
+
+    operations: frozenset[str]
+    external: bool
+
+
+def check_file(path: Path) -> Contents:
+    """What a file contains.
 
     Raises ModelCorrupt or UnsupportedModel for a file that must not reach the engine.
     """
@@ -64,7 +72,7 @@ def check_file(path: Path) -> frozenset[str]:
             raise _corrupt(path, "an ONNX model", str(bad)) from None
     for name, size in seen.external.items():
         _check_external(path, name, size)
-    return frozenset(seen.operations)
+    return Contents(frozenset(seen.operations), bool(seen.external))
 
 
 class _Bad(Exception):

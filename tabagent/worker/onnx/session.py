@@ -86,7 +86,7 @@ def open_session(
 
     Raises ModelCorrupt, UnsupportedModel or OutOfMemory.
     """
-    operations = check_file(path)
+    contents = check_file(path)
     able = ort.get_available_providers()
     usable = [name for name in providers if name in able]
     note = None
@@ -99,12 +99,13 @@ def open_session(
     options.log_severity_level = 3
     # Lengths differ from batch to batch: what was planned for one is wrong for the next.
     options.enable_mem_pattern = False
-    graph = kept.place_of(path) if kept and not usable else None
+    # Weights in other files are too large for one: a graph that is saved holds them all.
+    graph = kept.place_of(path) if kept and not usable and not contents.external else None
     if graph is not None and graph.is_file():
         with suppress(Exception):  # a damaged one is made anew
             session = ort.InferenceSession(str(graph), options, providers=[CPU])
             os.utime(graph)
-            return Opened(session, CPU, note, operations)
+            return Opened(session, CPU, note, contents.operations)
     draft = None
     if graph is not None:
         graph.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +125,7 @@ def open_session(
     if usable and provider == CPU:
         wanted = usable[0].removesuffix("ExecutionProvider")
         note = f"it runs on the CPU: {wanted} could not be started"
-    return Opened(session, provider, note, operations)
+    return Opened(session, provider, note, contents.operations)
 
 
 def _load_error(path: Path, error: Exception) -> TabAgentError:
