@@ -52,6 +52,9 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield server
 
 
+CLASSIFIES, MARKS = fake_models()[-2:]  # of which none is built in
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server of its own: the examples load and unload the built-in model, and pull another."""
@@ -61,7 +64,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     write_bert(place / "models" / "ranker.gguf", pooling=RANK, head=True)
     with (
         FakeHub({"model-Q4_K_M.gguf": GUIDE.read_bytes()}, repo="owner/repo") as hub,
-        LiveServer(place, hub_endpoint=hub.url) as server,
+        LiveServer(place, hub_endpoint=hub.url, extra=[CLASSIFIES, MARKS]) as server,
     ):
         yield server
 
