@@ -129,15 +129,19 @@ class OnnxScheduler(Turns[Sequence]):
 
     def _like(self, tokens: list[int]) -> tuple[Memory | None, int]:
         """What begins as these do, and how far; the last token is always computed."""
-        best: tuple[Memory | None, int] = None, 0
+        best: tuple[int, ...] | None = None
+        most = WORTH - 1
         wanted = np.array(tokens[:-1])
         for key, memory in self._kept.items():
             length = min(len(key), len(wanted), memory.tokens)
             differs = np.flatnonzero(wanted[:length] != np.array(key[:length]))
             same = int(differs[0]) if len(differs) else length
-            if same > best[1]:
-                best = memory, same
-        return best if best[1] >= WORTH else (None, 0)
+            if same > most:
+                best, most = key, same
+        if best is None:
+            return None, 0
+        self._kept.move_to_end(best)
+        return self._kept[best], most
 
     def _read(self, sequence: Sequence) -> Logits | None:
         """Compute a piece of its prompt; logits of what follows, when that is all of it."""
@@ -192,9 +196,12 @@ class OnnxScheduler(Turns[Sequence]):
 
     def _keep(self, tokens: list[int], memory: Memory) -> None:
         """Keep what is computed of a text while there is room; the longest unused goes first."""
-        if memory.bytes > self._limit:
+        if memory.bytes > self._limit or not memory.tokens:
             return
-        self._kept[tuple(tokens[: memory.tokens])] = memory
+        key = tuple(tokens[: memory.tokens])
+        for other in [other for other in self._kept if other == key[: len(other)]]:
+            del self._kept[other]  # this one holds it too
+        self._kept[key] = memory
         while len(self._kept) > KEPT or sum(m.bytes for m in self._kept.values()) > self._limit:
             self._kept.popitem(last=False)
 

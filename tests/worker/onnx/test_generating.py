@@ -152,6 +152,24 @@ def test_choices_share_what_the_first_has_read(engine: Engine) -> None:
     assert scheduler.steps < 3 * 2 + 14  # the prompt was read once, in two pieces
 
 
+def test_what_is_kept_is_bounded_and_the_longest_unused_goes_first(start: Start) -> None:
+    prompts = [f"{word} " * 40 for word in ("one", "two", "three")]
+    row = 2 * 6 * 8 * 32 * 4  # bytes of a token's keys and values in the guide
+    longest = max(len(start().tokens(prompt)) for prompt in prompts) + 5
+    engine = start(kept_bytes=2 * row * longest + row)
+    for prompt in (prompts[0], prompts[1], prompts[0], prompts[2]):
+        engine.say(prompt, max_tokens=5)
+    assert engine.say(prompts[0], max_tokens=5).usage.cached_tokens > 30
+    assert engine.say(prompts[1], max_tokens=5).usage.cached_tokens == 0
+
+
+def test_a_turn_that_goes_beyond_another_is_kept_once(engine: Engine) -> None:
+    engine.say("one " * 40, max_tokens=5)
+    engine.say("one " * 60, max_tokens=5)
+    turns: Any = engine.backend._turns
+    assert len(turns._kept) <= 2
+
+
 def test_room_for_few_makes_others_wait_and_changes_nothing(start: Start, alone: Engine) -> None:
     tight = start(slots=4, kv_tokens=300)
     ids = [tight.submit(f"number {n}", max_tokens=30) for n in range(5)]
