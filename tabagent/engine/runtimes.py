@@ -21,6 +21,7 @@ from tabagent.hardware.devices import Accelerators, Device, Kind
 
 PACKAGES: Final[dict[str, Kind]] = {
     "onnxruntime-gpu": "cuda", "onnxruntime-rocm": "rocm", "onnxruntime-migraphx": "rocm",
+    "onnxruntime-directml": "vulkan", "onnxruntime-openvino": "sycl",
 }  # fmt: skip
 PROVIDERS: Final[dict[Kind, tuple[str, ...]]] = {
     "cuda": ("CUDAExecutionProvider",),
@@ -44,7 +45,7 @@ BEFORE_AND_AFTER: Final = 2
 CONVERTED: Final = 3  # times a half-precision file's size: the processor computes in floats
 
 
-@cache
+@cache  # packages do not change under a running server
 def kinds() -> frozenset[Kind]:
     """What the installed ONNX Runtime was built for beside the processor."""
     found: set[Kind] = {"metal"} if sys.platform == "darwin" else set()

@@ -210,7 +210,6 @@ def _onnx_variants(files: list[RemoteFile]) -> Iterator[Variant]:
             if belongs_to(other.path, file.path)
             or (
                 other.path.startswith(above)
-                and is_described_by(other.path)
                 and other.path.removeprefix(above) in (*DESCRIBED, *POOLING)
             )
         ]

@@ -16,7 +16,7 @@ from tabagent.engine import runtimes
 from tabagent.engine.gate import place
 from tabagent.engine.placement import LoadOptions
 from tabagent.errors import NotAvailableHere, OutOfMemory
-from tabagent.hardware.devices import Accelerators, Device
+from tabagent.hardware.devices import Accelerators, Device, Kind
 from tests.live import LiveServer
 
 GB = 10**9
@@ -75,6 +75,24 @@ def test_what_a_device_has_no_room_for_runs_on_the_processor_and_says_so(
     assert placed.device == "cpu"
     assert runtimes.providers_of(placed) == []
     assert "cuda:0 has no room" in placed.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("package", "kind", "provider"),
+    [
+        ("onnxruntime-gpu", "cuda", "CUDAExecutionProvider"),
+        ("onnxruntime-rocm", "rocm", "MIGraphXExecutionProvider"),
+        ("onnxruntime-directml", "vulkan", "DmlExecutionProvider"),
+        ("onnxruntime-openvino", "sycl", "OpenVINOExecutionProvider"),
+    ],
+)
+def test_every_build_asks_for_its_own_provider(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, package: str, kind: Kind, provider: str
+) -> None:
+    monkeypatch.setattr(runtimes, "kinds", lambda: frozenset({runtimes.PACKAGES[package]}))
+    machine = Accelerators(devices=(replace(CARD, kind=kind),))
+    placed = place(ENCODER, LoadOptions(), settings, 8 * GB, machine)
+    assert runtimes.providers_of(placed)[0] == provider
 
 
 def test_a_device_that_this_onnx_runtime_cannot_use_is_refused_by_name(settings: Settings) -> None:

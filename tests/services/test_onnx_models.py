@@ -163,6 +163,15 @@ def test_texts_are_classified(server: LiveServer) -> None:
     problem(long, "context-length-exceeded", "/input/1")
 
 
+def test_a_blank_query_is_refused_by_its_place(server: LiveServer) -> None:
+    """The built-in embedder has no token for spaces, and none around a text."""
+    body = {"model": EMBEDDER, "query": "   ", "documents": ["tea"]}
+    problem(server.client.post("/v1/rerank", json=body), "invalid-request", "/query")
+    blank = {"model": EMBEDDER, "query": "tea", "documents": ["   ", "tea"]}
+    ranked = server.client.post("/v1/rerank", json=blank).json()["results"]
+    assert [row["index"] for row in ranked] == [1, 0]
+
+
 def test_names_are_found_with_their_places(server: LiveServer) -> None:
     text = "the cat sat on a green mat by dog river"
     found = server.client.post("/v1/entities", json={"input": text}).json()

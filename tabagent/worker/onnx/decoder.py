@@ -19,13 +19,12 @@ import onnxruntime as ort
 from tabagent import wire
 from tabagent.errors import UnsupportedModel
 from tabagent.worker.generation.model import Logits
-from tabagent.worker.onnx.session import TYPES
+from tabagent.worker.onnx.session import PAST, TYPES
 from tabagent.worker.pooling.model import Ids
 
 KNOWN: Final = frozenset(
     {"input_ids", "attention_mask", "position_ids", "use_cache_branch", "num_logits_to_keep"}
 )
-CACHE: Final = ("past_key_values", "past.", "past_")
 LOGITS_BYTES: Final = 64 * 2**20  # that one run may return: a row for each token that went in
 LONGEST: Final = 256  # tokens of a prompt that are read at once
 SHORTEST: Final = 16
@@ -62,9 +61,9 @@ class Decoder:
         """Raises UnsupportedModel for a graph of another kind."""
         self._session = session
         given = {found.name: found for found in session.get_inputs()}
-        strange = [n for n in given if n not in KNOWN and not n.startswith(CACHE)]
+        strange = [n for n in given if n not in KNOWN and not n.startswith(PAST)]
         unknown = [found.type for found in given.values() if found.type not in TYPES]
-        self._cache = [name for name in given if name.startswith(CACHE)]
+        self._cache = [name for name in given if name.startswith(PAST)]
         outputs = [found.name for found in session.get_outputs()]
         presents = [name for name in outputs if name != "logits"][: len(self._cache)]
         if strange or unknown or "input_ids" not in given or "logits" not in outputs:

@@ -63,6 +63,26 @@ class Kept:
         made_by = f"{path.resolve()} {info.st_size} {info.st_mtime_ns} {ort.__version__}"
         return self.folder / f"{hashlib.sha256(made_by.encode()).hexdigest()[:32]}.onnx"
 
+    def session(self, path: Path, graph: Path, threads: int) -> ort.InferenceSession:
+        """Of the graph that is kept, or of this file, whose graph is kept then. Raises anything."""
+        if graph.is_file():
+            with suppress(Exception):  # a damaged one is made anew
+                session = ort.InferenceSession(str(graph), _options(threads), providers=[CPU])
+                os.utime(graph)
+                return session
+        graph.parent.mkdir(parents=True, exist_ok=True)
+        draft, options = graph.with_suffix(f".{os.getpid()}.part"), _options(threads)
+        options.optimized_model_filepath = str(draft)
+        # More is bound to this very processor, and would be saved with it.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        try:
+            session = ort.InferenceSession(str(path), options, providers=[CPU])
+            draft.replace(graph)
+        finally:
+            draft.unlink(missing_ok=True)
+        self.trim()
+        return session
+
     def trim(self) -> None:
         """Remove what was used longest ago until the rest is within the limit."""
         found = [(file.stat(), file) for file in self.folder.glob("*.onnx")]
@@ -93,39 +113,31 @@ def open_session(
     if providers and not usable:
         wanted = providers[0].removesuffix("ExecutionProvider")
         note = f"it runs on the CPU: the installed ONNX Runtime has no {wanted} provider"
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = max(1, threads // lanes)
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Lengths differ from batch to batch: what was planned for one is wrong for the next.
-    options.enable_mem_pattern = False
+    each = max(1, threads // lanes)
     # Weights in other files are too large for one: a graph that is saved holds them all.
     graph = kept.place_of(path) if kept and not usable and not contents.external else None
-    if graph is not None and graph.is_file():
-        with suppress(Exception):  # a damaged one is made anew
-            session = ort.InferenceSession(str(graph), options, providers=[CPU])
-            os.utime(graph)
-            return Opened(session, CPU, note, contents.operations)
-    draft = None
-    if graph is not None:
-        graph.parent.mkdir(parents=True, exist_ok=True)
-        draft = graph.with_suffix(f".{os.getpid()}.part")
-        options.optimized_model_filepath = str(draft)
-        # More is bound to this very processor, and would be saved with it.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    if kept and graph is not None:
+        with suppress(Exception):  # a damaged file, a full disk: then it is opened as it is
+            return Opened(kept.session(path, graph, each), CPU, note, contents.operations)
     try:
         given = [(name, {"device_id": device} if name in NUMBERED else {}) for name in usable]
-        session = ort.InferenceSession(str(path), options, providers=[*given, CPU])
+        session = ort.InferenceSession(str(path), _options(each), providers=[*given, CPU])
     except Exception as error:
         raise _load_error(path, error) from None
-    if kept and graph is not None and draft is not None and draft.is_file():
-        draft.replace(graph)
-        kept.trim()
     provider = session.get_providers()[0]
     if usable and provider == CPU:
         wanted = usable[0].removesuffix("ExecutionProvider")
         note = f"it runs on the CPU: {wanted} could not be started"
     return Opened(session, provider, note, contents.operations)
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    # Lengths differ from batch to batch: what was planned for one is wrong for the next.
+    options.enable_mem_pattern = False
+    return options
 
 
 def _load_error(path: Path, error: Exception) -> TabAgentError:

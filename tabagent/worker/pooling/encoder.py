@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from tabagent.worker.pooling.texts import Texts
 DEVICE_SCALE = 16  # times as much goes together on a device
 
 
-class Encoder:
+class Encoder(ABC):
     """A PoolingModel that lacks the engine: `load` sets these, `_run` computes a batch.
 
     `_run` takes ids, mask and kinds, [texts, tokens], and whether each token is asked for. It
@@ -35,8 +36,9 @@ class Encoder:
     _lanes = 1
     _on_device = False
 
+    @abstractmethod
     def _run(self, ids: Ids, mask: Ids, kinds: Ids, by_token: bool) -> npt.NDArray[Any]:
-        raise NotImplementedError
+        """See above."""
 
     def _pool(self, output: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> Row:
         if output.ndim == 2:
@@ -92,5 +94,5 @@ class Encoder:
     def sleep(self) -> bool:
         return False  # a context is but threads
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # engines have nothing else to do
         """The process's end gives everything back."""

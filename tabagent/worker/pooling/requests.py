@@ -73,13 +73,12 @@ class Requests:
         owners, inputs = self._fitted(command.texts, whole, command.truncate, prompt)
         counts = _per_owner(owners, [len(tokens) for tokens in inputs], len(command.texts))
 
-        def fault(index: int, found: str) -> TabAgentError:
-            return faults.senseless(self.file, pointer_of(owners[index], command.texts), found)
-
-        def unit(rows: Floats, places: Sequence[int]) -> Floats:
+        def unit(rows: Floats, texts: Sequence[int]) -> Floats:
+            """Rows of length 1; `texts` says which text each is of."""
             lengths = np.linalg.norm(rows, axis=1, keepdims=True)
             for index in np.flatnonzero(lengths == 0):
-                raise fault(places[int(index)], "a vector of zeros")
+                pointer = pointer_of(texts[int(index)], command.texts)
+                raise faults.senseless(self.file, pointer, "a vector of zeros")
             units: Floats = rows / lengths
             return units
 
@@ -88,15 +87,28 @@ class Requests:
             if len(owners) > len(command.texts):  # texts in parts: their mean, by tokens
                 weights = np.array([len(tokens) for tokens in inputs], np.float64)[:, None]
                 sums = np.zeros((len(command.texts), vectors.shape[1]))
-                np.add.at(sums, owners, unit(vectors, range(len(owners))) * weights)
+                np.add.at(sums, owners, unit(vectors, owners) * weights)
                 vectors = sums
             if command.normalise:
-                first = [owners.index(n) for n in range(len(command.texts))]
-                vectors = unit(vectors, first)
+                vectors = unit(vectors, range(len(command.texts)))
             packed = vectors.astype(np.float32)
             return {"vectors": [vector.tobytes() for vector in packed], "tokens": counts}
 
-        return Prepared(inputs, answer, fault)
+        return Prepared(inputs, answer, self._faulty(owners, command.texts))
+
+    def _faulty(
+        self, owners: Sequence[int], texts: list[str]
+    ) -> Callable[[int, str], TabAgentError]:
+        """The error of an input, which is of the text that `owners` says."""
+        return lambda index, found: faults.senseless(
+            self.file, pointer_of(owners[index], texts), found
+        )
+
+    def _parts(self, tokens: Tokens, text: str, prompt: str, *, first_alone: bool) -> list[Tokens]:
+        """A text as sequences that the model can read: windows of a long one, or its beginning."""
+        if len(tokens) <= self.model.limit:
+            return [tokens]
+        return [self.model.cut(tokens)] if first_alone else self.model.windows(text, prompt)
 
     def _prompt(self, name: str | None, *, lenient: bool) -> str:
         prompts = self.reading.prompts
@@ -112,20 +124,14 @@ class Requests:
         self, texts: list[str], whole: list[Tokens], truncate: wire.Truncate, prompt: str = ""
     ) -> tuple[list[int], list[Tokens]]:
         """Sequences that the model can read, and which text each of them is of."""
-        limit = self.model.limit
         if empty := [index for index, tokens in enumerate(whole) if not len(tokens)]:
             raise faults.invalid("an input has no token", [pointer_of(i, whole) for i in empty])
         if truncate == "error":
-            faults.check_lengths(whole, limit, ways_out=WAYS_OUT)
+            faults.check_lengths(whole, self.model.limit, ways_out=WAYS_OUT)
         owners: list[int] = []
         inputs: list[Tokens] = []
         for index, tokens in enumerate(whole):
-            if len(tokens) <= limit:
-                parts = [tokens]
-            elif truncate == "end":
-                parts = [self.model.cut(tokens)]
-            else:
-                parts = self.model.windows(texts[index], prompt)
+            parts = self._parts(tokens, texts[index], prompt, first_alone=truncate == "end")
             owners += [index] * len(parts)
             inputs += parts
         faults.check_total(inputs, EMBED_TOKENS, "/input")
@@ -176,6 +182,8 @@ class Requests:
             )
         asked = self._prompt("query", lenient=True)
         (query,) = self.model.sequences([command.query], asked)
+        if not len(query):
+            raise faults.invalid("the query has no token", ["/query"])
         if len(query) > self.model.limit:
             raise faults.query_too_long(len(query), self.model.limit)
         told = self._prompt("passage", lenient=True)
@@ -184,13 +192,8 @@ class Requests:
         for index, tokens in enumerate(whole):
             if not len(tokens):
                 continue  # nothing is as unlike as can be
-            parts = [tokens]
-            if len(tokens) > self.model.limit:
-                parts = (
-                    [self.model.cut(tokens)]
-                    if command.truncate
-                    else self.model.windows(command.documents[index], told)
-                )
+            text = command.documents[index]
+            parts = self._parts(tokens, text, told, first_alone=command.truncate)
             owners += [index] * len(parts)
             inputs += parts
         faults.check_total(inputs, EMBED_TOKENS if late else RANK_TOKENS, "/documents")
@@ -217,16 +220,13 @@ class Requests:
         lengths = [len(tokens) for tokens in inputs]
         counts = _per_owner(owners, lengths, len(command.texts))
 
-        def fault(index: int, found: str) -> TabAgentError:
-            return faults.senseless(self.file, pointer_of(owners[index], command.texts), found)
-
         def answer(rows: list[Row]) -> dict[str, Any]:
             scores = scaled(np.stack(rows), self.reading.scale)
             sums = np.zeros((len(command.texts), scores.shape[1]))
             np.add.at(sums, owners, scores * np.array(lengths)[:, None])
             return {"scores": (sums / np.array(counts)[:, None]).tolist(), "tokens": counts}
 
-        return Prepared(inputs, answer, fault)
+        return Prepared(inputs, answer, self._faulty(owners, command.texts))
 
     def _mark(self, command: wire.Mark) -> Prepared:
         windows = [self.model.marked(text) for text in command.texts]
@@ -234,9 +234,6 @@ class Requests:
         owners = [index for index, own in enumerate(windows) for _ in own]
         faults.check_total(inputs, EMBED_TOKENS, "/input")
         counts = _per_owner(owners, [len(tokens) for tokens in inputs], len(windows))
-
-        def fault(index: int, found: str) -> TabAgentError:
-            return faults.senseless(self.file, pointer_of(owners[index], command.texts), found)
 
         def answer(rows: list[Row]) -> dict[str, Any]:
             left = iter(rows)
@@ -246,7 +243,7 @@ class Requests:
                 found.append(spans.named(text, own, scores, self.reading.labels))
             return {"spans": found, "tokens": counts}
 
-        return Prepared(inputs, answer, fault, by_token=True)
+        return Prepared(inputs, answer, self._faulty(owners, command.texts), by_token=True)
 
 
 def scaled(rows: Row | Floats, scale: wire.Scale) -> Floats:

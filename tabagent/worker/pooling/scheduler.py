@@ -100,7 +100,7 @@ class PoolingScheduler:
     def step(self) -> list[wire.Event]:
         """Compute one batch; Done or Failed of every job that this completes."""
         batch = self._fill()
-        events = self._expire()
+        events = [*self._answer_empty(), *self._expire()]
         if not batch:
             return events
         self.steps += 1
@@ -124,6 +124,13 @@ class PoolingScheduler:
                 self._jobs.remove(job)
                 events.append(_answer(job))
         return [*events, *self._isolate(sick)]
+
+    def _answer_empty(self) -> list[wire.Event]:
+        """End jobs in which there is nothing to compute, such as names in blank texts."""
+        empty = [job for job in self._jobs if not job.inputs]
+        for job in empty:
+            self._jobs.remove(job)
+        return [_answer(job) for job in empty]
 
     def _isolate(self, sick: list[tuple[Job, _Input, str]]) -> list[wire.Event]:
         """Find whose numbers are not finite: in a batch NaN spreads to everyone, through zeros too.

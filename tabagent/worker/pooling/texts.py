@@ -71,8 +71,6 @@ class Texts:
         self._tokenizer.encode_special_tokens = True
         self._reading, self.limit = reading, limit
         self.size = int(self._tokenizer.get_vocab_size())
-        frame = self._encoded([""])[0]
-        self._added = len(frame.ids)
 
     # ---- sequences ------------------------------------------------------------------------------
     def sequences(self, texts: Sequence[str], prompt: str = "") -> list[Tokens]:
@@ -84,7 +82,9 @@ class Texts:
 
     def windows(self, text: str, prompt: str = "") -> list[Tokens]:
         (found,) = self._encoded([text], prompt)
-        return [tokens for tokens, _ in self._parted(self._packed(found, prompt), _own(found, 0))]
+        whole, (begin, end) = self._packed(found, prompt), _own(found, 0)
+        begin += int((~self._beyond(found, prompt)[begin:end]).sum())  # it stands before each
+        return [tokens for tokens, _ in self._parted(whole, (begin, end))]
 
     def marked(self, text: str) -> list[Window]:
         (found,) = self._encoded([text])
@@ -110,9 +110,9 @@ class Texts:
     def pairs(
         self, query: str, documents: list[str], *, first_window: bool
     ) -> Iterator[tuple[int, Tokens]]:
-        lower = str.lower if self._reading.lowercase else str
-        together = [(lower(query), lower(document)) for document in documents]
-        fixed = len(self._tokenizer.encode(lower(query), "").ids)
+        asked = self._cased(query)
+        together = [(asked, self._cased(document)) for document in documents]
+        fixed = len(self._tokenizer.encode(asked, "").ids)
         room = self.limit - fixed
         if room < least_room(self.limit):
             raise query_too_long(fixed, self.limit)
@@ -143,8 +143,8 @@ class Texts:
         return np.concatenate([values[:begin], inside, values[end:]])
 
     def _encoded(self, texts: Sequence[str], prompt: str = "") -> list[Encoding]:
-        lower = str.lower if self._reading.lowercase else str
-        found: list[Encoding] = self._tokenizer.encode_batch([lower(prompt + t) for t in texts])
+        cased = [self._cased(prompt + text) for text in texts]
+        found: list[Encoding] = self._tokenizer.encode_batch(cased)
         return found
 
     def _packed(self, found: Encoding, prompt: str) -> Tokens:
@@ -152,11 +152,18 @@ class Texts:
         tokens["id"], tokens["kind"] = found.ids, found.type_ids
         tokens["pooled"] = True
         if prompt and not self._reading.pools_prompt:
-            ends = np.array([end for _, end in found.offsets])
             begin, end = _own(found, 0)
-            tokens["pooled"][begin:end] = ends[begin:end] > len(prompt)
+            tokens["pooled"][begin:end] = self._beyond(found, prompt)[begin:end]
             tokens["pooled"][:begin] = False  # as sentence-transformers counts a prompt's length
         return tokens
+
+    def _beyond(self, found: Encoding, prompt: str) -> npt.NDArray[np.bool_]:
+        """Which tokens end behind the prompt, [tokens]."""
+        length = len(self._cased(prompt))
+        return np.array([end > length for _, end in found.offsets], np.bool_)
+
+    def _cased(self, text: str) -> str:
+        return text.lower() if self._reading.lowercase else text
 
     def _frame(self) -> tuple[int, int]:
         """How many tokens are added before and after a text."""

@@ -101,7 +101,7 @@ class SentencePooling(Encoder):
         held = 0
         for file in folder.glob("*.safetensors"):
             with safe_open(file, "np") as tensors:
-                held += sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())  # noqa: SIM118
+                held += sum(math.prod(tensors.get_slice(k).get_shape()) for k in tensors.keys())  # noqa: SIM118  # no mapping
         wanted = sum(weights.numel() for weights in self._model.parameters())
         if held < wanted * LEAST_HELD:
             raise ModelCorrupt(
@@ -116,22 +116,17 @@ class SentencePooling(Encoder):
         # torch keeps this in a variable of the thread.
         self._torch.set_grad_enabled(False)
         given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": kinds}
-        if not kinds.any() and self._pooling not in ("rank", "labels"):
-            del given["token_type_ids"]  # many models know none
+        if not kinds.any():
+            del given["token_type_ids"]  # many models know none, to the others they are zeros
         feed = {name: self._torch.from_numpy(v).to(self._device) for name, v in given.items()}
         if self._pooling in HEADS:
-            output = self._headed(feed).logits
+            output = self._model(**feed).logits
         else:
             found = self._model(feed)
             whole = not by_token and self._reading.pools_prompt
             output = found["sentence_embedding" if whole else "token_embeddings"]
         array: npt.NDArray[Any] = output.float().cpu().numpy()
         return array
-
-    def _headed(self, feed: dict[str, Any]) -> Any:
-        if getattr(self._model.config, "type_vocab_size", 0) < 2:
-            feed.pop("token_type_ids", None)
-        return self._model(**feed)
 
 
 def _device(torch: Any, command: wire.Load) -> tuple[str, str | None]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from tabagent import wire
-from tabagent.worker.pooling.scheduler import PoolingScheduler
+from tabagent.errors import InvalidRequest
+from tabagent.worker.pooling.scheduler import Job, PoolingScheduler
 from tests.live import eventually
 from tests.worker.gguf.conftest import Open
 from tests.worker.gguf.pooling_driver import Pooler, as_rows, cosines
@@ -42,6 +44,14 @@ def test_one_text_does_not_wait_for_the_256_of_another(
     assert list(pooler.ended) == [one]
     pooler.run()
     assert list(pooler.ended) == [one, many]
+
+
+def test_a_request_without_an_input_ends_at_once(bert: Pooler) -> None:
+    scheduler = scheduler_of(bert)
+    nothing: dict[str, Any] = {"spans": []}
+    scheduler.submit(Job(1, [], lambda rows: nothing, lambda index, why: InvalidRequest(why)))
+    assert scheduler.step() == [wire.Done(1, nothing)]
+    check_empty(bert)
 
 
 def test_many_requests_of_one_text_each_share_batches(bert: Pooler) -> None:

@@ -101,6 +101,25 @@ def test_a_split_text_is_the_mean_of_its_parts(tiny: Tiny, open_: Open) -> None:
     assert cosines(rows(found)[1], cut) < cosines(rows(found)[1], begin + end)
 
 
+def test_a_prompt_stands_before_every_part_of_a_split_text(tiny: Tiny, open_: Open) -> None:
+    reader = open_(tiny(prompts=PROMPTS))
+    long = "cat " * 126 + "dog " * 126
+    tokens = reader.backend._model.windows(long, PROMPTS["query"])
+    before = reader.backend._model.sequences([""], PROMPTS["query"])[0]["id"][:-1]
+    assert len(tokens) > 2
+    for window in tokens:
+        assert len(window) == 128
+        assert window["id"][: len(before)].tolist() == before.tolist()
+
+
+def test_a_graph_that_cannot_be_kept_is_opened_all_the_same(
+    tiny: Tiny, open_: Open, tmp_path: Path
+) -> None:
+    (tmp_path / "graphs").write_text("no folder")
+    reader = open_(tiny(), graph_path=str(tmp_path / "graphs"), graph_bytes=2**24)
+    assert reader.vectors(["the cat"]).shape == (1, WIDTH)
+
+
 def test_control_tokens_in_a_text_are_text(tiny: Tiny, open_: Open) -> None:
     reader = open_(tiny())
     asked = reader.backend.ask(wire.Tokenize(1, "[SEP]", add_special=True))
