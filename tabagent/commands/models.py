@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from tabagent.commands.client import call, client_of, connect, running_server
 from tabagent.commands.failure import CommandFailed
 from tabagent.config import Settings
-from tabagent.stores.database import DatabaseUnusable
+from tabagent.stores.unusable import DatabaseUnusable
 
 console = Console()
 WHERE: Final = {

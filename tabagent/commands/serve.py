@@ -29,7 +29,7 @@ from tabagent.commands.failure import (
 from tabagent.config import Settings
 from tabagent.errors import TabAgentError
 from tabagent.runtime import DataDirectory, DirectoryInUse, Running, UnsafeFile
-from tabagent.stores.database import DatabaseUnusable
+from tabagent.stores.unusable import DatabaseUnusable
 
 
 def run(flags: dict[str, Any], models: list[str], *, owned: bool = False) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from tabagent.stores.database import Database
+from tabagent.stores.durable import durably
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +25,7 @@ class SavedSettings:
 
     def read(self) -> None:
         """Read all. Blocks. Raises DatabaseUnusable."""
-        rows = self._database.read("SELECT key, value, updated_at FROM settings")
+        rows = self._database.run("SELECT key, value, updated_at FROM settings")
         for key, value, updated_at in rows:
             try:
                 self._values[key] = json.loads(value), updated_at
@@ -49,7 +50,7 @@ class SavedSettings:
 
         What has begun is done, also when the caller leaves: disk and memory say the same.
         """
-        await asyncio.shield(asyncio.create_task(self._set(key, value)))
+        await durably(self._set(key, value))
 
     async def _set(self, key: str, value: Any) -> None:
         async with self._turn:

@@ -18,9 +18,11 @@ import httpx
 import pytest
 
 from tabagent.errors import DatabaseBusy, InsufficientStorage
-from tabagent.stores.database import Database, DatabaseUnusable, backups, prepare
+from tabagent.stores.database import Database
 from tabagent.stores.migrations import MIGRATIONS
 from tabagent.stores.settings import SavedSettings
+from tabagent.stores.sqlite_file import backups, prepare
+from tabagent.stores.unusable import DatabaseUnusable
 from tests.live import LiveServer, eventually
 
 OLD = (("CREATE TABLE things (name TEXT PRIMARY KEY)",),)
@@ -178,7 +180,7 @@ async def test_a_database_that_another_program_writes_is_busy_then_works(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pragmas = ("PRAGMA journal_mode=WAL", "PRAGMA busy_timeout=50")
-    monkeypatch.setattr("tabagent.stores.database.PRAGMAS", pragmas)
+    monkeypatch.setattr("tabagent.stores.sqlite_file.PRAGMAS", pragmas)
     database = Database(file)
     saved = SavedSettings(database)
     await saved.set("a", 1)

@@ -1,0 +1,29 @@
+"""Cursors: where a page of a list ended, as a caller hands it back."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from tabagent.errors import InvalidRequest
+
+
+def cursor(*values: Any) -> str:
+    """What a caller is given; it holds the values of the last row and means nothing to others."""
+    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("=")
+
+
+def position(given: str, *kinds: type | tuple[type, ...]) -> list[Any]:
+    """The values in it. Raises InvalidRequest when they are not of these kinds."""
+    try:
+        values = json.loads(base64.urlsafe_b64decode(given + "=" * (-len(given) % 4)))
+        if len(values) == len(kinds) and all(map(isinstance, values, kinds)):
+            return list(values)
+    except (ValueError, TypeError):
+        pass
+    raise InvalidRequest(
+        "/cursor: is not one that this list has given",
+        param="cursor",
+        errors=[{"pointer": "/cursor", "detail": "is not one that this list has given"}],
+    )

@@ -1,0 +1,170 @@
+"""Sessions and messages as rows, and what reads and writes them inside a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal
+
+from sqlalchemy import Row, delete, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tabagent.errors import Conflict, NotFound, SessionNotFound
+from tabagent.stores import tables as t
+from tabagent.stores import words
+from tabagent.stores.lineage import Branch
+from tabagent.stores.migrations import Dialect
+
+Status = Literal["complete", "pending", "partial", "failed"]
+AT_ONCE: Final = 500  # values of one statement
+
+
+@dataclass(slots=True)
+class Session:
+    """A row of `sessions`, with its tags."""
+
+    id: str
+    kind: str
+    title: str | None
+    title_by: str | None
+    model: str | None
+    system: str | None
+    pinned: bool
+    archived: bool
+    metadata: dict[str, Any]
+    branch_id: str
+    message_count: int
+    summary: str | None
+    summary_until: int
+    created_at: float
+    updated_at: float
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Message:
+    """A row of `messages`. `content` is a text, parts, or None; `extra` what its role has beside."""
+
+    role: str
+    content: Any
+    extra: dict[str, Any] = field(default_factory=dict)
+    status: Status = "complete"
+    model: str | None = None
+    finish_reason: str | None = None
+    usage: dict[str, Any] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    pinned: bool = False
+    id: str = ""
+    session_id: str = ""
+    branch_id: str = ""
+    depth: int = -1
+    writer: str = ""
+    created_at: float = 0.0
+    number: int = 0
+
+    @property
+    def text(self) -> str:
+        """What it says, in one text."""
+        return text_of(self.content)
+
+
+def text_of(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return content or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response that may be gone on from: the id it is asked for by, and who may."""
+
+    id: str
+    caller: str
+    size_bytes: int
+
+
+SESSION: Final = [getattr(t.sessions.c, f.name) for f in fields(Session) if f.name != "tags"]
+MESSAGE: Final = [getattr(t.messages.c, f.name) for f in fields(Message)]
+
+
+async def session_of(connection: AsyncConnection, session_id: str) -> Session:
+    row = (await connection.execute(select(*SESSION).where(t.sessions.c.id == session_id))).first()
+    return await _one(connection, row, session_id)
+
+
+async def locked(connection: AsyncConnection, session_id: str) -> Session:
+    """The same, and nobody else writes into it until this transaction has ended."""
+    query = select(*SESSION).where(t.sessions.c.id == session_id).with_for_update()
+    return await _one(connection, (await connection.execute(query)).first(), session_id)
+
+
+async def _one(connection: AsyncConnection, row: Row[Any] | None, session_id: str) -> Session:
+    if row is None:
+        raise SessionNotFound(f"there is no session {session_id}", param="session_id")
+    session = Session(*tuple(row))
+    await add_tags(connection, [session])
+    return session
+
+
+async def add_tags(connection: AsyncConnection, sessions: Sequence[Session]) -> None:
+    by_id = {session.id: session for session in sessions}
+    tags = t.session_tags.c
+    rows = await connection.execute(
+        select(tags.session_id, tags.tag).where(tags.session_id.in_(by_id)).order_by(tags.tag)
+    )
+    for id_, tag in rows:
+        by_id[id_].tags.append(tag)
+
+
+async def set_tags(connection: AsyncConnection, session_id: str, tags: Iterable[str]) -> None:
+    c = t.session_tags.c
+    await connection.execute(delete(t.session_tags).where(c.session_id == session_id))
+    if rows := [{"session_id": session_id, "tag": tag} for tag in sorted(set(tags))]:
+        await connection.execute(insert(t.session_tags), rows)
+
+
+async def message_of(connection: AsyncConnection, session_id: str, message_id: str) -> Message:
+    c = t.messages.c
+    query = select(*MESSAGE).where(c.id == message_id, c.session_id == session_id)
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise NotFound(f"the session has no message {message_id}")
+    return Message(*row)
+
+
+async def length(connection: AsyncConnection, branches: dict[str, Branch], branch_id: str) -> int:
+    """How many messages a branch has, with those before its fork."""
+    c = t.messages.c
+    deepest = await connection.scalar(select(func.max(c.depth)).where(c.branch_id == branch_id))
+    return (branches[branch_id].fork_depth if deepest is None else int(deepest)) + 1
+
+
+async def insert_messages(
+    connection: AsyncConnection, dialect: Dialect, placed: Sequence[Message]
+) -> None:
+    """Save rows as they are, and note their numbers in them."""
+    columns = [column.name for column in MESSAGE if column.name != "number"]
+    for start in range(0, len(placed), AT_ONCE):
+        part = placed[start : start + AT_ONCE]
+        ids = [m.id for m in part]
+        taken = await connection.scalar(
+            select(t.messages.c.id).where(t.messages.c.id.in_(ids)).limit(1)
+        )
+        if taken or len(set(ids)) < len(ids):
+            raise Conflict(f"there is a message {taken or 'of one of these ids'} already")
+        await connection.execute(
+            insert(t.messages), [{name: getattr(m, name) for name in columns} for m in part]
+        )
+        rows = await connection.execute(
+            select(t.messages.c.id, t.messages.c.number).where(t.messages.c.id.in_(ids))
+        )
+        numbers = {row.id: row.number for row in rows}
+        for m in part:
+            m.number = numbers[m.id]
+        said = [(m.number, m.text) for m in part if m.status != "pending"]
+        await words.put(connection, dialect, said, again=False)
+
+
+def changed(message: Message, **changes: Any) -> Message:
+    values = {f.name: getattr(message, f.name) for f in fields(Message)}
+    return Message(**(values | changes))
