@@ -55,11 +55,15 @@ from tabagent.services.pulls import Pulls
 from tabagent.services.registered import Registered
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
-from tabagent.services.responses import Responses, ResponseStore
+from tabagent.services.responses import Responses, Shelf
+from tabagent.services.sessions import Sessions
 from tabagent.services.stats import Stats
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
-from tabagent.stores.database import Database
+from tabagent.sessions.changes import Changes
+from tabagent.sessions.keeper import Keeper
+from tabagent.stores.database import Database, place_of
+from tabagent.stores.records import Records
 from tabagent.stores.settings import SavedSettings
 from tabagent.transports import http
 from tabagent.transports.gate import Gate
@@ -90,10 +94,11 @@ class Gateway:
         self.catalog = catalog_of(settings, files, extra)
         self.journal = Journal()
         self.supervisor = Supervisor(settings, memory=memory, look=look, tell=self._note_model)
-        self.database = Database(settings.data_dir / DATABASE)
+        self.database = database_of(settings)
         self.saved = SavedSettings(self.database)
+        self.records = Records(self.database, settings.data_dir)
         self.services = build_services(
-            settings, self.catalog, self.supervisor, self.journal, self.saved
+            settings, self.catalog, self.supervisor, self.journal, self.saved, self.records
         )
         self.dispatcher = Dispatcher(operations(self.services))
         self.services.system.table = self.dispatcher.operations.values()
@@ -114,6 +119,7 @@ class Gateway:
         """Read what was saved, before the first request. Blocks. Raises DatabaseUnusable."""
         self.database.check()
         self.saved.read()
+        self.records.recover()
 
     async def stop(self) -> None:
         """Refuse what is new, let running answers end within `drain_s`, then end the workers."""
@@ -125,6 +131,7 @@ class Gateway:
         if self.dispatcher.active:
             log.warning("cut_off", answers=self.dispatcher.active)
         await self.services.pulls.stop()
+        await self.services.keeper.stop()
         await self.supervisor.stop()
         await self.database.close()
 
@@ -157,6 +164,7 @@ def build_services(
     supervisor: Supervisor,
     journal: Journal,
     saved: SavedSettings,
+    records: Records,
 ) -> Services:
     """One of each service. Does no I/O, so the table can be had without an engine."""
     meters = Meters()
@@ -177,12 +185,25 @@ def build_services(
     pooling = PoolingRequests(supervisor, settings, meters)
     embedder = Embedder(models.resolve_for, pooling.ask)
     generator = Generator(models.resolve, generation.run, models.adapter, settings.raw_grammar)
+    text = TextTools(models.resolve, supervisor.using, models.context_length)
+    changes = Changes(journal)
+    keeper = Keeper(
+        records,
+        settings,
+        measure=text.measure,
+        context_length=models.context_length,
+        changes=changes,
+    )
     return Services(
-        chat=Chat(generator),
+        chat=Chat(generator, keeper),
         completions=Completions(generator),
         responses=Responses(
-            generator, ResponseStore(settings.kept_responses, settings.kept_responses_bytes)
+            generator,
+            keeper,
+            Shelf(records, settings.kept_responses, settings.kept_responses_bytes),
         ),
+        sessions=Sessions(records, changes, _no_meaning),
+        keeper=keeper,
         embeddings=Embeddings(embedder, models.with_state),
         labels=Labels(models.resolve_for, pooling.ask),
         likeness=Likeness(embedder),
@@ -212,7 +233,7 @@ def build_services(
         stats=Stats(meters, supervisor),
         preferences=preferences,
         registered=Registered(models.with_state, preferences.configured),
-        text=TextTools(models.resolve, supervisor.using, models.context_length),
+        text=text,
         system=System(supervisor, read),
     )
 
@@ -225,7 +246,7 @@ def api_description() -> dict[str, object]:
 async def offline_models(settings: Settings) -> list[ModelInfo]:
     """What a server with these settings would list."""
     call = Call("", Access.USER, "local", "none")
-    saved = SavedSettings(Database(settings.data_dir / DATABASE))
+    saved = SavedSettings(database_of(settings))
     saved.read()
     return (await _unstarted(settings, saved).models.list(ModelsRequest(fits=True), call)).data
 
@@ -244,11 +265,23 @@ async def offline_recommendations(
     return await _unstarted(settings).hardware.recommend(request, call)
 
 
+def database_of(settings: Settings) -> Database:
+    return Database(place_of(settings.database_url, settings.data_dir / DATABASE))
+
+
 def _unstarted(settings: Settings, saved: SavedSettings | None = None) -> Services:
+    database = database_of(settings)
     return build_services(
         settings,
         catalog_of(settings),
         Supervisor(settings),
         Journal(),
-        saved or SavedSettings(Database(settings.data_dir / DATABASE)),
+        saved or SavedSettings(database),
+        Records(database, settings.data_dir),
     )
+
+
+async def _no_meaning(
+    query: str, most: int, session_id: str | None
+) -> tuple[list[tuple[int, float]], int] | None:
+    return None

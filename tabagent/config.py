@@ -175,7 +175,12 @@ class Settings(BaseSettings):
         1000, ge=0, description="Responses kept for `previous_response_id`, for each caller."
     )
     kept_responses_bytes: int = Field(
-        32 * 2**20, ge=0, description="Most memory they may take, for each caller."
+        256 * 2**20, ge=0, description="Most bytes of what is new in each, for each caller."
+    )
+    database_url: str | None = Field(
+        None,
+        repr=False,
+        description="Where sessions, documents and settings are kept: `postgresql://...`, or the path of a SQLite file; `tabagent.db` in the data directory when unset.",
     )
     raw_grammar: bool = Field(
         False, description="Whether requests may bring a GBNF grammar of their own."

@@ -151,7 +151,9 @@ class RequestNotFound(NotFound):
 
 class ResponseNotFound(NotFound):
     slug, title = "response-not-found", "No such response is kept"
-    advice = "Responses are kept in memory, a limited number of them. Send the whole conversation as `input` instead."
+    advice = (
+        "A limited number of responses is kept. Send the whole conversation as `input` instead."
+    )
 
 
 class MethodNotAllowed(NotFound):

@@ -21,9 +21,11 @@ from tabagent.services.registered import Registered
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, fold_response
+from tabagent.services.sessions import Sessions
 from tabagent.services.stats import Stats
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
+from tabagent.sessions.keeper import Keeper
 
 LOADING = (
     e.ModelNotFound, e.ModelNotLoaded, e.ModelLoading, e.ModelCorrupt, e.UnsupportedModel,
@@ -48,6 +50,8 @@ HUB = (
     e.NotAvailableHere,
 )
 SAVING = (e.DatabaseBusy, e.InsufficientStorage)
+SESSION = (e.SessionNotFound, e.DatabaseBusy)
+KEEPING = (*SESSION, e.NotFound, e.InsufficientStorage)
 PULLING = (e.ChecksumMismatch, e.InsufficientStorage)
 SIZING = (
     e.ModelNotFound, e.ModelCorrupt, e.UnsupportedModel, e.NotAvailableHere, e.OutOfMemory,
@@ -74,6 +78,8 @@ class Services:
     resources: Resources
     hardware: Hardware
     events: Events
+    sessions: Sessions
+    keeper: Keeper
     stats: Stats
     text: TextTools
     system: System
@@ -84,9 +90,9 @@ def operations(s: Services) -> list[Operation]:
     op, admin, public = Operation, Access.ADMIN, Access.PUBLIC
     return [
         # Generation
-        op("chat", "POST /v1/chat/completions", s.chat.create, errors=GENERATING, collect=fold_chat),
+        op("chat", "POST /v1/chat/completions", s.chat.create, errors=(*GENERATING, *KEEPING), collect=fold_chat),
         op("generate", "POST /v1/completions", s.completions.create, errors=GENERATING, collect=fold_completion),
-        op("responses", "POST /v1/responses", s.responses.create, errors=(*GENERATING, e.ResponseNotFound), collect=fold_response, done=False),
+        op("responses", "POST /v1/responses", s.responses.create, errors=(*GENERATING, *KEEPING, e.ResponseNotFound), collect=fold_response, done=False),
         op("embeddings", "POST /v1/embeddings", s.embeddings.create, errors=EMBEDDING),
         op("rerank", "POST /v1/rerank", s.rerank.create, errors=EMBEDDING),
         op("classify", "POST /v1/classify", s.labels.classify, errors=POOLING),
@@ -124,6 +130,19 @@ def operations(s: Services) -> list[Operation]:
         op("set_hf_token", "POST /v1/hf/token", s.pulls.set_token, access=admin, errors=(e.Conflict,)),
         op("get_hf_token_status", "GET /v1/hf/token/status", s.pulls.token_status, access=admin),
         op("clear_hf_token", "DELETE /v1/hf/token", s.pulls.clear_token, access=admin),
+        # Sessions
+        op("create_session", "POST /v1/sessions", s.sessions.create, errors=(*SAVING, e.Conflict)),
+        op("list_sessions", "GET /v1/sessions", s.sessions.list, errors=(e.DatabaseBusy,)),
+        op("search_messages", "GET /v1/sessions/search", s.sessions.search, errors=(*EMBEDDING, e.DatabaseBusy)),
+        op("import_session", "POST /v1/sessions/import", s.sessions.import_, errors=(*SAVING, e.Conflict)),
+        op("get_history", "GET /v1/sessions/{session_id}/history", s.sessions.history, errors=SESSION),
+        op("list_branches", "GET /v1/sessions/{session_id}/branches", s.sessions.branches, errors=SESSION),
+        op("export_session", "GET /v1/sessions/{session_id}/export", s.sessions.export, errors=SESSION),
+        op("save_message", "POST /v1/sessions/{session_id}/messages", s.sessions.save_message, errors=(*KEEPING, e.Conflict)),
+        op("update_message", "PATCH /v1/sessions/{session_id}/messages/{message_id}", s.sessions.update_message, errors=KEEPING),
+        op("get_session", "GET /v1/sessions/{session_id}", s.sessions.get, errors=SESSION),
+        op("update_session", "PATCH /v1/sessions/{session_id}", s.sessions.update, errors=KEEPING),
+        op("delete_session", "DELETE /v1/sessions/{session_id}", s.sessions.delete, errors=KEEPING),
         # Memory
         op("get_resources", "GET /v1/resources", s.resources.use),
         op("estimate_memory", "POST /v1/resources/estimate", s.resources.estimate, errors=SIZING),

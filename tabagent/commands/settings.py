@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +17,8 @@ def show(settings: Settings) -> None:
         value = getattr(settings, name)
         if name == "token" and value:
             value = "(set)"
+        elif name == "database_url" and value:
+            value = re.sub("(://[^:/@]*):[^@]*@", r"\1:(set)@", value)
         elif value is None:
             value = "-"
         elif isinstance(value, list):

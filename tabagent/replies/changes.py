@@ -31,6 +31,28 @@ class ModelChange(Reply):
         )
 
 
+SessionState = Literal["created", "changed", "message", "deleted"]
+
+
+class SessionChange(Reply):
+    """A session came, went, or is otherwise; `message`: some were saved, or an answer has ended."""
+
+    session: str
+    state: SessionState
+    title: str | None
+    message_ids: list[str] = []
+
+
+class DocumentChange(Reply):
+    """A document can be found now, in a new version perhaps, or no more."""
+
+    document: str
+    collection: str
+    state: Literal["added", "updated", "deleted"]
+    title: str
+    source: str
+
+
 class SettingChange(Reply):
     """Something that is kept was set. A secret's value is not told."""
 

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from tabagent.journal import Change, Journal, Kind, Lost
 from tabagent.operation import Call, Event, Reply, Request
 from tabagent.parameters import invalid
-from tabagent.replies.changes import ModelChange, SettingChange
+from tabagent.replies.changes import DocumentChange, ModelChange, SessionChange, SettingChange
 from tabagent.replies.pulls import Pull
 
 POSITION: Final = re.compile("([0-9a-f]{12}):([0-9]{1,15})")
@@ -63,7 +63,7 @@ class Happening(Reply):
     epoch: str = Field(description="Of this start of the server, whose numbers begin at 1.")
     type: Literal["start", "gap", Kind]
     at: datetime
-    data: Started | Gap | ModelChange | Pull | SettingChange
+    data: Started | Gap | ModelChange | Pull | SettingChange | SessionChange | DocumentChange
 
 
 class Happened(Reply):

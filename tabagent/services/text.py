@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, Self
 
@@ -149,6 +149,13 @@ class TextTools:
         return Count(
             model=model.id, count=len(answer["tokens"]), context_length=self._context(model)
         )
+
+    async def measure(
+        self, model: Model, messages: Sequence[dict[str, Any]], dialogue: wire.Dialogue
+    ) -> int:
+        """How many tokens a conversation has, as `wire.Generate` takes it."""
+        answer = await self._ask(model, lambda id_: wire.Render(id_, list(messages), dialogue))
+        return len(answer["tokens"])
 
     async def _render(
         self,

@@ -13,18 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tabagent.errors import SessionNotFound
 from tabagent.stores import tables as t
+from tabagent.stores.shapes import Branch
 
 DEEPEST = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """`fork_depth` is that of the last message which it has in common with its parent; -1: none."""
-
-    id: str
-    parent_id: str | None
-    fork_depth: int
-    created_at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import time
 from typing import Any
 
@@ -18,16 +19,13 @@ from tabagent.stores.ids import new_id
 from tabagent.stores.lineage import Stretch, branches_of, fork, known, path
 from tabagent.stores.session_rows import (
     MESSAGE,
-    Message,
-    Response,
-    Session,
-    changed,
     insert_messages,
     length,
     locked,
     message_of,
     session_of,
 )
+from tabagent.stores.shapes import Message, Response, Session, beginning
 
 
 class MessageStore:
@@ -43,24 +41,31 @@ class MessageStore:
         *,
         branch: str | None = None,
         replaces: str | None = None,
+        after: str | None = None,
     ) -> list[Message]:
-        """Save messages at the end of a branch, or in the place of one, which forks.
+        """Save messages at the end of a branch, in the place of a message, or after one.
 
+        Where that is not the end, it forks.
         `branch` is the session's current one when left out, and current from now on. Returns them
         as they lie. Raises SessionNotFound, NotFound for a message that is not in it, Conflict for
         an id that is taken.
         """
-        return await durably(self._append(session_id, new, branch, replaces))
+        return await durably(self._append(session_id, new, branch, replaces, after))
 
     async def _append(
-        self, session_id: str, new: Sequence[Message], branch: str | None, replaces: str | None
+        self,
+        session_id: str,
+        new: Sequence[Message],
+        branch: str | None,
+        replaces: str | None,
+        after: str | None,
     ) -> list[Message]:
         now = time()
         async with self._database.writing() as connection:
             session = await locked(connection, session_id)
-            branch_id, depth = await self._place(connection, session, branch, replaces)
+            branch_id, depth = await self._place(connection, session, branch, replaces, after)
             placed = [
-                changed(message, id=message.id or new_id("msg"), session_id=session_id,
+                replace(message, id=message.id or new_id("msg"), session_id=session_id,
                       branch_id=branch_id, depth=depth + index, writer=self._writer,
                       created_at=message.created_at or now,
                       pinned=message.pinned or message.role == "system")
@@ -73,6 +78,9 @@ class MessageStore:
                 "message_count": c.message_count + len(placed),
                 "updated_at": now,
             }
+            asked = next((m.text for m in placed if m.role == "user" and m.text.strip()), None)
+            if session.title is None and asked:
+                change |= {"title": beginning(asked), "title_by": "words"}
             await connection.execute(update(t.sessions).where(c.id == session_id).values(**change))
         return placed
 
@@ -109,11 +117,7 @@ class MessageStore:
                     update(t.sessions).where(t.sessions.c.id == m.session_id).values(updated_at=now)
                 )
             if response and there:
-                row = {
-                    "id": response.id, "caller": response.caller, "size_bytes": response.size_bytes,
-                    "session_id": there[-1].session_id, "message_id": there[-1].id, "used_at": now,
-                }  # fmt: skip
-                await connection.execute(insert(t.responses).values(**row))
+                await connection.execute(insert(t.responses).values(**response.row(there[-1], now)))
 
     async def change(self, session_id: str, message_id: str, changes: dict[str, Any]) -> Message:
         """Set `pinned` or `metadata`. Raises NotFound."""
@@ -215,14 +219,18 @@ class MessageStore:
         session: Session,
         branch: str | None,
         replaces: str | None,
+        after: str | None,
     ) -> tuple[str, int]:
         """(branch, depth) of the next message; the branch is made where it is new."""
         branches = await branches_of(connection, session.id)
-        if replaces is None:
+        if replaces is None and after is None:
             found = known(branches, branch or session.branch_id)
             return found.id, await length(connection, branches, found.id)
-        old = await message_of(connection, session.id, replaces)
-        parent, fork_depth = fork(branches, old.branch_id, old.depth)
+        old = await message_of(connection, session.id, replaces or after or "")
+        depth = old.depth + (replaces is None)
+        if replaces is None and depth == await length(connection, branches, old.branch_id):
+            return old.branch_id, depth
+        parent, fork_depth = fork(branches, old.branch_id, depth)
         made = new_id("br")
         await connection.execute(
             insert(t.branches).values(
@@ -230,7 +238,7 @@ class MessageStore:
                 created_at=time(),
             )
         )  # fmt: skip
-        return made, old.depth
+        return made, depth
 
     async def _walk(
         self,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal
+from dataclasses import fields
+from typing import Any, Final
 
 from sqlalchemy import Row, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,75 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from tabagent.errors import Conflict, NotFound, SessionNotFound
 from tabagent.stores import tables as t
 from tabagent.stores import words
-from tabagent.stores.lineage import Branch
 from tabagent.stores.migrations import Dialect
+from tabagent.stores.shapes import Branch, Message, Session
 
-Status = Literal["complete", "pending", "partial", "failed"]
 AT_ONCE: Final = 500  # values of one statement
-
-
-@dataclass(slots=True)
-class Session:
-    """A row of `sessions`, with its tags."""
-
-    id: str
-    kind: str
-    title: str | None
-    title_by: str | None
-    model: str | None
-    system: str | None
-    pinned: bool
-    archived: bool
-    metadata: dict[str, Any]
-    branch_id: str
-    message_count: int
-    summary: str | None
-    summary_until: int
-    created_at: float
-    updated_at: float
-    tags: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Message:
-    """A row of `messages`. `content` is a text, parts, or None; `extra` what its role has beside."""
-
-    role: str
-    content: Any
-    extra: dict[str, Any] = field(default_factory=dict)
-    status: Status = "complete"
-    model: str | None = None
-    finish_reason: str | None = None
-    usage: dict[str, Any] | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    pinned: bool = False
-    id: str = ""
-    session_id: str = ""
-    branch_id: str = ""
-    depth: int = -1
-    writer: str = ""
-    created_at: float = 0.0
-    number: int = 0
-
-    @property
-    def text(self) -> str:
-        """What it says, in one text."""
-        return text_of(self.content)
-
-
-def text_of(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return content or ""
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A response that may be gone on from: the id it is asked for by, and who may."""
-
-    id: str
-    caller: str
-    size_bytes: int
 
 
 SESSION: Final = [getattr(t.sessions.c, f.name) for f in fields(Session) if f.name != "tags"]
@@ -163,8 +98,3 @@ async def insert_messages(
             m.number = numbers[m.id]
         said = [(m.number, m.text) for m in part if m.status != "pending"]
         await words.put(connection, dialect, said, again=False)
-
-
-def changed(message: Message, **changes: Any) -> Message:
-    values = {f.name: getattr(message, f.name) for f in fields(Message)}
-    return Message(**(values | changes))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from time import time
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from sqlalchemy import and_, delete, exists, insert, or_, select, update
@@ -16,34 +15,20 @@ from tabagent.stores import words
 from tabagent.stores.cursors import cursor, position
 from tabagent.stores.database import Database
 from tabagent.stores.durable import durably
-from tabagent.stores.ids import new_id
-from tabagent.stores.lineage import Branch, branches_of, known
+from tabagent.stores.lineage import branches_of, known
 from tabagent.stores.session_rows import (
     MESSAGE,
     SESSION,
-    Message,
-    Session,
     add_tags,
-    changed,
     insert_messages,
     length,
     locked,
     session_of,
     set_tags,
 )
+from tabagent.stores.shapes import Branch, Message, Session, Wanted
 
 MATCHES: Final = 1000  # messages that a search of sessions looks into
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which sessions a list shows. None is no matter."""
-
-    search: str | None = None
-    tag: str | None = None
-    pinned: bool | None = None
-    archived: bool | None = False
-    kind: str = "chat"
 
 
 class SessionStore:
@@ -65,14 +50,12 @@ class SessionStore:
         metadata: dict[str, Any] | None = None,
     ) -> Session:
         """A session without messages. Raises Conflict when its id is taken."""
-        now = time()
-        made = Session(
-            id=id_ or new_id("sess"), kind=kind, title=title, title_by="user" if title else None,
-            model=model, system=system, pinned=pinned, archived=False, metadata=metadata or {},
-            branch_id=new_id("br"), message_count=0, summary=None, summary_until=0,
-            created_at=now, updated_at=now, tags=sorted(set(tags)),
-        )  # fmt: skip
-        await durably(self._insert(made, [Branch(made.branch_id, None, -1, now)], []))
+        made = Session.new(id_, kind)
+        made.title, made.title_by = title, "user" if title else None
+        made.model, made.system, made.pinned = model, system, pinned
+        made.tags, made.metadata = sorted(set(tags)), metadata or {}
+        root = Branch(made.branch_id, None, -1, made.created_at)
+        await durably(self._insert(made, [root], []))
         return made
 
     async def get(self, session_id: str) -> Session:
@@ -201,7 +184,7 @@ class SessionStore:
             await insert_messages(
                 connection,
                 self._database.dialect,
-                [changed(m, session_id=session.id, writer=self._writer) for m in messages],
+                [replace(m, session_id=session.id, writer=self._writer) for m in messages],
             )
 
     async def _sessions_that_say(self, connection: AsyncConnection, query: str) -> list[str]:

@@ -178,7 +178,7 @@ async def _preflight(send: Send, origin: str, headers: Headers) -> None:
     asked = headers.get("access-control-request-headers", "")
     answer = [
         (b"access-control-allow-origin", origin.encode()),
-        (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
+        (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
         (b"access-control-allow-headers", asked.encode("latin-1", "replace")),
         (b"access-control-max-age", b"600"),
         (b"vary", b"Origin"),

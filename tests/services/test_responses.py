@@ -10,8 +10,6 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tabagent.errors import ResponseNotFound
-from tabagent.services.responses.store import ResponseStore
 from tests.live import FAKE, LiveServer, eventually, fake_model
 
 PARAMETERS = {
@@ -298,20 +296,35 @@ def test_the_oldest_conversations_are_forgotten_first(tmp_path: Path) -> None:
             respond(client, "4", previous_response_id=two.id)
 
 
-def test_a_store_keeps_to_its_bytes_and_tells_what_it_does_not_keep() -> None:
-    def said(size: int) -> list[dict[str, Any]]:
-        return [{"role": "user", "content": "x" * size}]
+def test_what_is_kept_keeps_to_its_bytes_and_says_what_it_does_not_keep(tmp_path: Path) -> None:
+    with (
+        LiveServer(tmp_path, extra=[fake_model()], kept_responses_bytes=1000) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="local", max_retries=0) as client,
+    ):
+        one, two = respond(client, "1" + " " * 300), respond(client, "2" + " " * 300)
+        three = respond(client, "3" + " " * 300)
+        assert (one.store, two.store, three.store) == (True, True, True)
+        with pytest.raises(openai.NotFoundError):
+            respond(client, "4", previous_response_id=one.id, store=False)
+        assert respond(client, "4", previous_response_id=three.id, store=False).output_text
+        assert respond(client, "5" + " " * 2000).store is False, "it alone is too large"
 
-    store = ResponseStore(100, 1000)
-    assert store.keep("me", "a", said(400))
-    assert store.keep("me", "b", said(400))
-    assert store.keep("you", "c", said(900)), "each caller has its own room"
-    assert store.keep("me", "d", said(400))
-    assert store.find("me", "b") == said(400)
-    with pytest.raises(ResponseNotFound):
-        store.find("me", "a")
-    assert not store.keep("me", "b", said(2000)), "it alone is too large"
-    with pytest.raises(ResponseNotFound):
-        store.find("me", "b")
-    assert store.find("me", "d") == said(400)
-    assert not ResponseStore(0, 1000).keep("me", "a", said(1))
+
+def test_a_conversation_goes_on_after_a_restart_and_forks_where_it_is_gone_on_twice(
+    tmp_path: Path,
+) -> None:
+    with (
+        LiveServer(tmp_path, extra=[fake_model()]) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="local", max_retries=0) as client,
+    ):
+        first = respond(client, "1")
+    with (
+        LiveServer(tmp_path, extra=[fake_model()]) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="local", max_retries=0) as client,
+    ):
+        second = respond(client, "2", previous_response_id=first.id)
+        third = respond(client, "3", previous_response_id=first.id)
+        for last, said in ((second, "2"), (third, "3")):
+            messages = asked(client, previous_response_id=last.id)["messages"]
+            assert [m["content"] for m in messages if m["role"] == "user"] == ["1", said, "report"]
+        assert server.client.get("/v1/sessions").json()["data"] == [], "they are nobody's chats"

@@ -9,8 +9,8 @@ import pytest
 from tabagent.errors import Conflict, InvalidRequest, NotFound, SessionNotFound
 from tabagent.stores.database import Database
 from tabagent.stores.messages import MessageStore
-from tabagent.stores.session_rows import Message
-from tabagent.stores.sessions import SessionStore, Wanted
+from tabagent.stores.sessions import SessionStore
+from tabagent.stores.shapes import Message, Wanted
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from tabagent import wire
+from tabagent.operation import Call
 from tabagent.replies.answer import Answer, Choice, StepEvent, fold
-from tabagent.replies.generation import Ended, Opened
+from tabagent.replies.generation import Ended, Opened, Step
 from tabagent.replies.logprobs import Logprobs, TokenLogprob, token_logprobs
+from tabagent.replies.sessions import SessionNote
 from tabagent.replies.usage import timings, token_usage
 from tabagent.services.chat.reply import (
     AnswerMessage,
@@ -24,6 +26,18 @@ class ChatAnswer(Answer):
     """Writes chunks, and choices that are whole."""
 
     prefix, object = "chatcmpl-", "chat.completion.chunk"
+
+    def __init__(
+        self, call: Call, model: str, *, logprobs: bool, session: SessionNote | None = None
+    ) -> None:
+        super().__init__(call, model, logprobs=logprobs)
+        self.session = session
+
+    def encode(self, step: Step) -> bytes:
+        encoded = super().encode(step)
+        if self.session is None or not isinstance(step, Opened):
+            return encoded
+        return encoded[:-1] + b',"session":' + self.session.encode() + b"}"
 
     def part(self, step: Opened | wire.Piece | Ended) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": step.index, "delta": {}, "finish_reason": None}
@@ -96,4 +110,5 @@ async def fold_chat(events: AsyncIterator[ChatEvent]) -> ChatCompletion:
         choices=[answer.choice(choice) for choice in whole.choices],
         usage=token_usage(whole.usage),
         timings=timings(whole.usage),
+        session=answer.session,
     )

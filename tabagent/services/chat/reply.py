@@ -9,6 +9,7 @@ from pydantic import Field
 from tabagent import wire
 from tabagent.operation import Reply
 from tabagent.replies.logprobs import Logprobs
+from tabagent.replies.sessions import SessionNote
 from tabagent.replies.usage import Timings, TokenUsage, absent
 
 
@@ -57,6 +58,7 @@ class ChatChunk(Reply):
     choices: list[ChunkChoice]
     usage: TokenUsage | None = None
     timings: Timings | None = None
+    session: SessionNote | None = Field(None, description="In the first chunk, with `session_id`.")
 
 
 class Function(Reply):
@@ -104,3 +106,6 @@ class ChatCompletion(Reply):
     choices: list[ChatChoice]
     usage: TokenUsage
     timings: Timings
+    session: SessionNote | None = Field(
+        None, description="Where it is kept, with `session_id`.", exclude_if=absent
+    )

@@ -10,7 +10,8 @@ from tabagent import wire
 from tabagent.parameters import REFUSED, Flag, Meaningless, NotYet, Verbosity, Whole, invalid, only
 from tabagent.parameters.dialogue import DialogueParameters
 from tabagent.parameters.generation import GenerationParameters
-from tabagent.parameters.messages import Messages, plain
+from tabagent.parameters.messages import ChatMessage
+from tabagent.parameters.session import SessionParameters
 
 Tools = Annotated[
     Any, only("an older form: use `tools` and `tool_choice`", None, [], "none"), REFUSED
@@ -20,7 +21,7 @@ ThinkingBudget = Annotated[
 ]
 
 
-class ChatRequest(GenerationParameters, DialogueParameters):
+class ChatRequest(GenerationParameters, DialogueParameters, SessionParameters):
     """A conversation to continue."""
 
     model_config = {
@@ -35,7 +36,9 @@ class ChatRequest(GenerationParameters, DialogueParameters):
         }
     }
 
-    messages: Messages
+    messages: Annotated[list[ChatMessage], Field(max_length=512)] = Field(
+        description="The conversation; in a session what is new, or nothing to answer again."
+    )
     max_completion_tokens: Whole | None = Field(None, ge=1, description="Same as `max_tokens`.")
     logprobs: Flag | None = Field(None, description="Tell the probability of every token.")
     top_logprobs: Whole | None = Field(
@@ -57,6 +60,10 @@ class ChatRequest(GenerationParameters, DialogueParameters):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if not self.messages and self.replace_message_id is None:
+            raise invalid("/messages", "at least one message is needed")
+        if self.session_id is not None and (self.n or 1) > 1:
+            raise invalid("/n", "a session keeps one answer")
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("/top_logprobs", "goes with logprobs: true")
         for one, other in (
@@ -68,16 +75,22 @@ class ChatRequest(GenerationParameters, DialogueParameters):
                 raise invalid(f"/{one}", f"says otherwise than {other}")
         return self
 
-    def command(self, loras: list[tuple[str, float]], *, raw_grammar: bool) -> wire.Generate:
+    @property
+    def most_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    def command(
+        self, messages: list[dict[str, Any]], loras: list[tuple[str, float]], *, raw_grammar: bool
+    ) -> wire.Generate:
         budget = self.reasoning_budget
         if self.thinking_budget_tokens is not None:
             budget = self.thinking_budget_tokens
         return wire.Generate(
             0,
             sampling=self.sampling(),
-            messages=plain(self.messages),
+            messages=messages,
             dialogue=self.dialogue(),
-            max_tokens=self.max_completion_tokens or self.max_tokens,
+            max_tokens=self.most_tokens,
             stop=self.stops(),
             n=self.n or 1,
             format=self.format(raw_grammar=raw_grammar),

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final
 
+from tabagent import wire
 from tabagent.errors import InvalidRequest, TabAgentError
 from tabagent.operation import Call
 from tabagent.replies.generation import Generator
@@ -24,19 +25,20 @@ from tabagent.services.responses.reply import (
     ResponseObject,
 )
 from tabagent.services.responses.request import ResponseRequest
-from tabagent.services.responses.store import ResponseStore
-from tabagent.services.responses.transcript import Transcript
+from tabagent.services.responses.shelf import Shelf
+from tabagent.services.responses.transcript import Message, Transcript
+from tabagent.sessions.keeper import Keeper
 
 ECHOED: Final = ("type", "name", "description", "parameters", "strict")
 
-__all__ = ["ResponseStore", "Responses", "fold_response"]
+__all__ = ["Responses", "Shelf", "fold_response"]
 
 
 class Responses:
     """Responses, and the conversations that they may go on from."""
 
-    def __init__(self, generator: Generator, store: ResponseStore) -> None:
-        self._generator, self._store = generator, store
+    def __init__(self, generator: Generator, keeper: Keeper, shelf: Shelf) -> None:
+        self._generator, self._keeper, self._shelf = generator, keeper, shelf
 
     async def create(
         self, request: ResponseRequest, call: Call
@@ -44,34 +46,51 @@ class Responses:
         """Go on with a conversation, streamed or whole, as OpenAI's responses.
 
         With `previous_response_id` the conversation up to that response comes first. Conversations
-        are kept in memory: a limited number, for the same caller only, and until the server stops.
+        are kept in the database: a limited number, for the same caller only. With `session_id` the
+        response is a part of that session, as a chat completion is.
         """
-        previous = request.previous_response_id
-        history = self._store.find(call.caller, previous) if previous else []
+        keeper, previous = self._keeper, request.previous_response_id
+        session = await keeper.session(request.session_id)
+        after, history = await self._shelf.find(call.caller, previous) if previous else (None, [])
         transcript = request.transcript(history)
-        command = request.command(transcript.messages)
-        model = await self._generator.resolve(request.model)
+        model = await self._generator.resolve(request.model or (session.model if session else None))
         response = _begun(request, call, model.id)
-
-        def keep(output: list[OutputItem]) -> bool:
-            _remember(transcript, output)
-            return response.store and self._store.keep(
-                call.caller, response.id, transcript.messages
+        # What is new begins where the history ended, whatever was joined to its last turn.
+        said = transcript.messages[len(history) :]
+        async with keeper.turn(
+            request,
+            session,
+            said if session else transcript.messages,
+            model,
+            request.dialogue(),
+            request.max_output_tokens,
+        ) as turn:
+            response.session = turn.note
+            narrator = Narrator(response)
+            running = self._generator.steps(
+                call,
+                model,
+                "chat",
+                request.command(turn.messages),
+                keep_alive_s=request.keep_alive,
             )
-
-        narrator = Narrator(response, keep)
-        running = self._generator.steps(
-            call, model, "chat", command, keep_alive_s=request.keep_alive
-        )
-        async with aclosing(running) as steps:
-            try:
-                async for step in steps:
-                    for event in narrator.tell(step):
+            async with aclosing(running) as steps:
+                try:
+                    async for step in steps:
+                        turn.add(step)
+                        if isinstance(step, wire.Usage):
+                            new = [*said, *_answer(narrator.output)]
+                            row = self._shelf.row(call.caller, response.id, new)
+                            narrator.stored = response.store and row is not None
+                            await turn.end(row if narrator.stored else None)
+                            if narrator.stored and row and not session:
+                                await self._shelf.keep(row, new, after)
+                        for event in narrator.tell(step):
+                            yield ResponseEvent(event)
+                except TabAgentError as error:
+                    for event in narrator.fail(error):
                         yield ResponseEvent(event)
-            except TabAgentError as error:
-                for event in narrator.fail(error):
-                    yield ResponseEvent(event)
-                raise _about_input(error) from error
+                    raise _about_input(error) from error
 
 
 def _about_input(error: TabAgentError) -> TabAgentError:
@@ -115,8 +134,9 @@ def _begun(request: ResponseRequest, call: Call, model: str) -> ResponseObject:
     )
 
 
-def _remember(transcript: Transcript, output: list[OutputItem]) -> None:
-    """Add the model's turn to the conversation."""
+def _answer(output: list[OutputItem]) -> list[Message]:
+    """The model's turn, as messages."""
+    transcript = Transcript()
     for item in output:
         match item:
             case OutputReasoning(content=parts):
@@ -125,6 +145,7 @@ def _remember(transcript: Transcript, output: list[OutputItem]) -> None:
                 transcript.answer("".join(part.text for part in parts))
             case OutputCall():
                 transcript.call(item.call_id, item.name, item.arguments)
+    return transcript.messages
 
 
 async def fold_response(events: AsyncIterator[ResponseEvent]) -> ResponseObject:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, TypeVar, cast
 
 from tabagent import wire
@@ -30,12 +30,12 @@ T = TypeVar("T", bound=e.Typed)
 
 
 class Narrator:
-    """Tells one response. `keep` is given its output at the end and says whether it is kept."""
+    """Tells one response. `stored` is what its end says of being kept."""
 
-    def __init__(self, response: ResponseObject, keep: Callable[[list[OutputItem]], bool]) -> None:
-        self._response, self._keep = response, keep
+    def __init__(self, response: ResponseObject) -> None:
+        self._response, self.stored = response, False
         self._number = _Numbered()
-        self._output: list[OutputItem] = []  # whole
+        self.output: list[OutputItem] = []  # whole
         self._item: _Message | _Reasoning | _Call | None = None  # the one that goes on
         self._waiting: list[wire.Chance] = []  # of tokens whose text has not come yet
         self._ending: wire.Ending | None = None
@@ -60,7 +60,7 @@ class Narrator:
         if self._number.used:
             failure = ResponseFailure(code=error.slug, message=error.detail)
             response = self._response.model_copy(
-                update={"status": "failed", "error": failure, "output": self._output}
+                update={"status": "failed", "error": failure, "output": self.output}
             )
             yield self._number(e.ResponseFailed, response=response)
 
@@ -88,7 +88,7 @@ class Narrator:
 
     def _place(self) -> tuple[str, int]:
         """The response's id and the index of the item that begins now."""
-        return self._response.id, len(self._output) + (self._item is not None)
+        return self._response.id, len(self.output) + (self._item is not None)
 
     def _begin(self, item: _Message | _Reasoning | _Call) -> Iterator[e.AnyEvent]:
         yield from self._close("completed")
@@ -98,7 +98,7 @@ class Narrator:
     def _close(self, status: ItemStatus) -> Iterator[e.AnyEvent]:
         if self._item is not None:
             yield from self._item.end(status)
-            self._output.append(self._item.item(status))
+            self.output.append(self._item.item(status))
             self._item = None
 
     def _reason(self) -> IncompleteDetails | None:
@@ -117,8 +117,8 @@ class Narrator:
                 "status": "completed" if reason is None else "incomplete",
                 "incomplete_details": reason,
                 "completed_at": int(time.time()) if reason is None else None,
-                "output": self._output,
-                "store": self._keep(self._output),
+                "output": self.output,
+                "store": self.stored,
                 "usage": response_usage(usage),
                 "timings": timings(usage),
             }

@@ -9,7 +9,8 @@ from pydantic import Field
 from tabagent import wire
 from tabagent.operation import Reply
 from tabagent.replies.logprobs import TokenLogprob
-from tabagent.replies.usage import Timings
+from tabagent.replies.sessions import SessionNote
+from tabagent.replies.usage import Timings, absent
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -130,6 +131,9 @@ class ResponseObject(Reply):
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsage | None = None
     timings: Timings | None = None
+    session: SessionNote | None = Field(
+        None, description="Where it is kept, with `session_id`.", exclude_if=absent
+    )
 
 
 def response_usage(usage: wire.Usage) -> ResponseUsage:

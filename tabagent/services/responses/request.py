@@ -32,6 +32,7 @@ from tabagent.parameters.dialogue import (
 from tabagent.parameters.formats import JsonObjectFormat, NamedSchema, TextFormat
 from tabagent.parameters.keep_alive import KeepAlive
 from tabagent.parameters.sampling import SamplingParameters
+from tabagent.parameters.session import SessionParameters
 from tabagent.services.responses.items import Input
 from tabagent.services.responses.transcript import Message, Transcript
 
@@ -112,7 +113,7 @@ def _includable(name: Any) -> Any:
     return name
 
 
-class ResponseRequest(SamplingParameters):
+class ResponseRequest(SamplingParameters, SessionParameters):
     """A conversation to go on with."""
 
     model_config = {
@@ -130,7 +131,7 @@ class ResponseRequest(SamplingParameters):
         None, max_length=128, description="Go on from this response, as long as it is kept."
     )
     store: Flag | None = Field(
-        True, description="Keep the conversation in memory, for `previous_response_id`."
+        True, description="Keep the conversation, for `previous_response_id`."
     )
     stream: Flag | None = Field(False, description="Send the answer as server-sent events.")
     stream_options: ResponseStreamOptions | None = None
@@ -186,6 +187,10 @@ class ResponseRequest(SamplingParameters):
     def _fits_together(self) -> Self:
         if self.top_logprobs and not self.wants_logprobs:
             raise invalid("/top_logprobs", f"goes with {LOGPROBS} in include")
+        if self.session_id is not None and self.previous_response_id is not None:
+            raise invalid("/previous_response_id", "belongs to a session: leave one of them out")
+        if self.session_id is not None and self.store is False:
+            raise invalid("/store", "a session keeps what is said in it")
         self.dialogue()  # raises what does not fit
         return self
 
