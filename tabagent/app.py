@@ -39,8 +39,10 @@ from tabagent.replies.generation import Generator
 from tabagent.replies.hardware import HardwareInfo
 from tabagent.replies.pulls import Pull
 from tabagent.replies.vectors import Embedder
+from tabagent.retrieval.library import Library
 from tabagent.services.chat import Chat
 from tabagent.services.completions import Completions
+from tabagent.services.documents import Documents
 from tabagent.services.embeddings import Embeddings
 from tabagent.services.events import Events
 from tabagent.services.generation import Generations
@@ -52,6 +54,7 @@ from tabagent.services.likeness import Likeness
 from tabagent.services.models import ModelInfo, Models, ModelsRequest
 from tabagent.services.preferences import Preferences
 from tabagent.services.pulls import Pulls
+from tabagent.services.rag import Rag
 from tabagent.services.registered import Registered
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
@@ -121,6 +124,10 @@ class Gateway:
         self.saved.read()
         self.records.recover()
 
+    def started(self) -> None:
+        """Go on with what an earlier server left, once this one listens."""
+        self.services.library.start()
+
     async def stop(self) -> None:
         """Refuse what is new, let running answers end within `drain_s`, then end the workers."""
         self.dispatcher.draining = True
@@ -131,6 +138,7 @@ class Gateway:
         if self.dispatcher.active:
             log.warning("cut_off", answers=self.dispatcher.active)
         await self.services.pulls.stop()
+        await self.services.library.stop()
         await self.services.keeper.stop()
         await self.supervisor.stop()
         await self.database.close()
@@ -186,6 +194,10 @@ def build_services(
     embedder = Embedder(models.resolve_for, pooling.ask)
     generator = Generator(models.resolve, generation.run, models.adapter, settings.raw_grammar)
     text = TextTools(models.resolve, supervisor.using, models.context_length)
+    rerank = Rerank(models.resolve_for, pooling.ask)
+    library = Library(
+        settings, records, journal, embedder, resolve=embedder.model, busy=generation.busy
+    )
     changes = Changes(journal)
     keeper = Keeper(
         records,
@@ -202,12 +214,22 @@ def build_services(
             keeper,
             Shelf(records, settings.kept_responses, settings.kept_responses_bytes),
         ),
+        documents=Documents(library),
+        rag=Rag(
+            library,
+            generator,
+            keeper,
+            reranker=rerank.scorer,
+            measure=text.measure,
+            context_length=models.context_length,
+        ),
+        library=library,
         sessions=Sessions(records, changes, _no_meaning),
         keeper=keeper,
         embeddings=Embeddings(embedder, models.with_state),
         labels=Labels(models.resolve_for, pooling.ask),
         likeness=Likeness(embedder),
-        rerank=Rerank(models.resolve_for, pooling.ask),
+        rerank=rerank,
         generation=generation,
         models=models,
         pulls=Pulls(

@@ -182,6 +182,27 @@ class Settings(BaseSettings):
         repr=False,
         description="Where sessions, documents and settings are kept: `postgresql://...`, or the path of a SQLite file; `tabagent.db` in the data directory when unset.",
     )
+    index_uri: str | None = Field(
+        None,
+        description="Where the search index lies: a folder, or an object store such as `s3://bucket/place`; `index` in the data directory when unset. It can be made anew from the database.",
+    )
+    index_options: dict[str, str] = Field(
+        {},
+        repr=False,
+        description="What the object store wants to be told, such as `aws_endpoint`; as JSON in the environment.",
+    )
+    memory_vectors: bool = Field(
+        True, description="Embed messages in the background, so that search finds what they mean."
+    )
+    memory_titles: bool = Field(
+        True, description="Have the chat model give sessions a title, in the background."
+    )
+    memory_summaries: bool = Field(
+        True, description="Keep a summary of long sessions, in the background."
+    )
+    memory_entities: bool = Field(
+        True, description="Note what messages and documents name, where there is a model for it."
+    )
     raw_grammar: bool = Field(
         False, description="Whether requests may bring a GBNF grammar of their own."
     )

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from tabagent import errors as e
 from tabagent.operation import Access, Operation
+from tabagent.retrieval.library import Library
 from tabagent.services.chat import Chat, fold_chat
 from tabagent.services.completions import Completions, fold_completion
+from tabagent.services.documents import Documents, fold_job
 from tabagent.services.embeddings import Embeddings
 from tabagent.services.events import Events, fold_events
 from tabagent.services.generation import Generations
@@ -17,6 +19,7 @@ from tabagent.services.likeness import Likeness
 from tabagent.services.models import Models
 from tabagent.services.preferences import Preferences
 from tabagent.services.pulls import Pulls, fold_pull
+from tabagent.services.rag import Rag, fold_rag
 from tabagent.services.registered import Registered
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
@@ -50,6 +53,9 @@ HUB = (
     e.NotAvailableHere,
 )
 SAVING = (e.DatabaseBusy, e.InsufficientStorage)
+COLLECTION = (e.CollectionNotFound, e.DatabaseBusy)
+RETRIEVING = (*EMBEDDING, *COLLECTION, e.IndexRebuilding)
+READING = (e.DocumentUnreadable,)
 SESSION = (e.SessionNotFound, e.DatabaseBusy)
 KEEPING = (*SESSION, e.NotFound, e.InsufficientStorage)
 PULLING = (e.ChecksumMismatch, e.InsufficientStorage)
@@ -79,7 +85,10 @@ class Services:
     hardware: Hardware
     events: Events
     sessions: Sessions
+    documents: Documents
+    rag: Rag
     keeper: Keeper
+    library: Library
     stats: Stats
     text: TextTools
     system: System
@@ -130,6 +139,24 @@ def operations(s: Services) -> list[Operation]:
         op("set_hf_token", "POST /v1/hf/token", s.pulls.set_token, access=admin, errors=(e.Conflict,)),
         op("get_hf_token_status", "GET /v1/hf/token/status", s.pulls.token_status, access=admin),
         op("clear_hf_token", "DELETE /v1/hf/token", s.pulls.clear_token, access=admin),
+        # Retrieval
+        op("rag", "POST /v1/rag/query", s.rag.query, errors=(*RETRIEVING, *GENERATING, *KEEPING), collect=fold_rag, done=False),
+        op("add_documents", "POST /v1/rag/documents", s.documents.add, errors=(*RETRIEVING, *READING, *SAVING), collect=fold_job, done=False),
+        op("list_documents", "GET /v1/rag/documents", s.documents.list, errors=COLLECTION),
+        op("get_document", "GET /v1/rag/documents/{document_id}", s.documents.get, errors=(e.DocumentNotFound, e.DatabaseBusy)),
+        op("delete_document", "DELETE /v1/rag/documents/{document_id}", s.documents.delete, errors=(*SAVING, e.DocumentNotFound)),
+        op("collections", "GET /v1/rag/collections", s.documents.collections, errors=(e.DatabaseBusy,)),
+        op("create_collection", "POST /v1/rag/collections", s.documents.create_collection, errors=(*SAVING, e.Conflict, e.ModelNotFound, e.WrongModelTask, e.EmbeddingModelNotAvailable)),
+        op("rebuild_index", "POST /v1/rag/collections/{name}/rebuild", s.documents.rebuild_index, errors=(*SAVING, e.CollectionNotFound)),
+        op("update_collection", "PATCH /v1/rag/collections/{name}", s.documents.update_collection, errors=(*SAVING, e.CollectionNotFound, e.Conflict, e.ModelNotFound, e.WrongModelTask)),
+        op("delete_collection", "DELETE /v1/rag/collections/{name}", s.documents.delete_collection, errors=(*SAVING, e.CollectionNotFound)),
+        op("add_folder", "POST /v1/rag/folders", s.documents.add_folder, access=admin, errors=(*RETRIEVING, *SAVING), collect=fold_job, done=False),
+        op("list_folders", "GET /v1/rag/folders", s.documents.list_folders, access=admin, errors=(e.DatabaseBusy,)),
+        op("scan_folder", "POST /v1/rag/folders/{folder_id}/scan", s.documents.scan_folder, access=admin, errors=(*RETRIEVING, *SAVING, e.NotFound), collect=fold_job, done=False),
+        op("delete_folder", "DELETE /v1/rag/folders/{folder_id}", s.documents.delete_folder, access=admin, errors=(*SAVING, e.NotFound)),
+        op("list_jobs", "GET /v1/rag/jobs", s.documents.list_jobs, errors=(e.DatabaseBusy,)),
+        op("cancel_job", "POST /v1/rag/jobs/{job_id}/cancel", s.documents.cancel_job, errors=(*SAVING, e.NotFound, e.Conflict)),
+        op("get_job", "GET /v1/rag/jobs/{job_id}", s.documents.get_job, errors=(e.NotFound, e.DatabaseBusy), collect=fold_job, done=False),
         # Sessions
         op("create_session", "POST /v1/sessions", s.sessions.create, errors=(*SAVING, e.Conflict)),
         op("list_sessions", "GET /v1/sessions", s.sessions.list, errors=(e.DatabaseBusy,)),

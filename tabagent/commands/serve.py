@@ -189,6 +189,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._gateway.started()
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -14,12 +14,13 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from itertools import accumulate
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import structlog
 from msgspec.structs import replace
 
 from tabagent import errors, frames, wire
+from tabagent.spawn import Spawned, spawn
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +33,7 @@ Answer = wire.Done | wire.Failed | wire.Finished | wire.Progress | wire.Piece
 Inbox = asyncio.Queue[Answer | errors.TabAgentError]
 
 
-class WorkerProcess(asyncio.SubprocessProtocol):
+class WorkerProcess:
     """A child running `python -m tabagent.worker BACKEND`.
 
     Build one with `await WorkerProcess.start(...)`. `on_exit(process)` is called once when it has
@@ -57,8 +58,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         self._exited = asyncio.Event()
         self._open_pipes = {1, 2}
         self._watchdog: asyncio.Task[None] | None = None
-        self._transport: asyncio.SubprocessTransport | None = None
-        self._stdin: asyncio.WriteTransport | None = None
+        self._child: Spawned | None = None
 
     @classmethod
     async def start(
@@ -74,9 +74,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         command = [sys.executable, "-P", "-m", "tabagent.worker", backend, str(beat_s)]
         environment = {k: v for k, v in os.environ.items() if not SECRET.search(k.upper())}
         environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts them
-        await asyncio.get_running_loop().subprocess_exec(
-            lambda: process, *command, env=environment, start_new_session=True
-        )
+        await spawn(process, command, env=environment, words=True)
         try:
             async with asyncio.timeout(START_S):
                 hello = await process._greeted
@@ -201,9 +199,9 @@ class WorkerProcess(asyncio.SubprocessProtocol):
 
     def kill(self, reason: str) -> None:
         """End the child now; `reason` goes into the error its waiters see."""
-        if self.exit_code is None and self._transport:
+        if self.exit_code is None and self._child:
             self._killed_for = self._killed_for or reason
-            self._transport.kill()
+            self._child.kill()
 
     def obituary(self) -> errors.TabAgentError:
         """The error for someone who waited on this child."""
@@ -242,14 +240,12 @@ class WorkerProcess(asyncio.SubprocessProtocol):
             self._send(wire.Cancel(id_, halt=halt))
 
     def _send(self, command: wire.Command) -> None:
-        if self.exit_code is None and self._stdin and not self._stdin.is_closing():
-            self._stdin.write(frames.encode(wire.encode(command)))
+        if self.exit_code is None and self._child:
+            self._child.write(frames.encode(wire.encode(command)))
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have asyncio's methods without being its classes.
-        self._transport = cast(asyncio.SubprocessTransport, transport)
-        self._stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
-        self.pid = self._transport.get_pid() or 0
+    # ---- what the child does --------------------------------------------------------------------
+    def spawned(self, child: Spawned) -> None:
+        self._child, self.pid = child, child.get_pid()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 2:
@@ -291,8 +287,8 @@ class WorkerProcess(asyncio.SubprocessProtocol):
                 self.kill("it made no progress")
 
     def process_exited(self) -> None:
-        assert self._transport is not None
-        self.exit_code = self._transport.get_returncode() or 0
+        assert self._child is not None
+        self.exit_code = self._child.get_returncode() or 0
         if not self._open_pipes:
             self._bury()
         else:  # its last events and words may still be in the pipes, which a grandchild may hold

@@ -75,7 +75,7 @@ class Embedder:
         Raises EmbeddingModelNotAvailable, WrongModelTask, or what the worker raises, with the
         pointers of the texts that it is about.
         """
-        model = await self._model(name)
+        model = await self.model(name)
         rows: list[bytes] = []
         tokens = 0
         for part in [list(texts)] if at_once else _parts(texts, roles):
@@ -96,7 +96,11 @@ class Embedder:
             tokens += sum(answer["tokens"])
         return Vectors(model.id, rows, tokens)
 
-    async def _model(self, name: str | None) -> Model:
+    async def model(self, name: str | None) -> Model:
+        """The embedding model with this name; the chosen one when none is named.
+
+        Raises EmbeddingModelNotAvailable, ModelNotFound or WrongModelTask.
+        """
         try:
             model = await self._resolve(name, "embedding")
         except ModelNotFound as error:

@@ -26,7 +26,10 @@ SUFFIXES: Final[dict[str, Kind]] = {
 }
 VAGUE: Final = ("", "text/plain", "application/octet-stream")  # says less than a suffix does
 OTHER: Final = ("image/", "audio/", "video/", "font/")
-PAGE: Final = re.compile(rb"\s*(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.I)
+# Atomic and possessive: a stranger's comments must not make it try every way to pair them.
+PAGE: Final = re.compile(
+    rb"(?>\s*(?:<\?xml[^>]*>|<!--.*?-->))*+\s*+<(?:!doctype\s+html|html)\b", re.I | re.S
+)
 CONTROLS: Final = bytes({*range(1, 32)} - {8, 9, 10, 12, 13, 27})
 WIDE: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 

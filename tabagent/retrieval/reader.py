@@ -30,6 +30,8 @@ ENVIRONMENT: Final = (
     " PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX PYTHONWARNINGS"
     " COVERAGE_PROCESS_START COVERAGE_PROCESS_CONFIG"
 )
+COMMAND: Final = (sys.executable, "-P", "-m", "tabagent.worker.reading")
+NO_START: Final = "the process that reads documents did not start"
 TOO_LONG: Final = "reading it took too long"
 CRASHED: Final = "it took too much memory or crashed the reader"
 
@@ -90,13 +92,23 @@ class Reader:
         if self._child is None or not self._child.alive:
             if self._ended:  # never two of them
                 await self._ended.gone.wait()
-            self._child = await _Child.start()
+            self._child = _Child()
+            try:
+                await self._child.start()
+            except BaseException as error:
+                self._end()
+                if not isinstance(error, TimeoutError | _Died | OSError):
+                    raise
+                if self._closed:
+                    raise errors.ShuttingDown("documents are no longer read") from None
+                raise errors.InternalError(NO_START) from None
         return self._child
 
     async def _ask(self, child: _Child, request: Read, data: bytes) -> Paper | Unreadable:
         try:
             async with asyncio.timeout(self._answer_s):
-                return decode_answer(await child.ask(request, data))
+                answer: Paper | Unreadable = decode_answer(await child.ask(request, data))
+                return answer
         except TimeoutError:
             failure = TOO_LONG
         except _Died as died:
@@ -131,43 +143,33 @@ class _Died(Exception):
 
 
 class _Child(asyncio.SubprocessProtocol):
-    """One `python -m tabagent.worker.reading`. Build one with `await _Child.start()`."""
+    """One `python -m tabagent.worker.reading`. `start` comes first."""
 
     def __init__(self) -> None:
         self.pid = 0
         self.gone = asyncio.Event()
+        self.gone.set()
         self._code: int | None = None
         self._decoder = frames.FrameDecoder()
         self._answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._piped = True
         self._transport: asyncio.SubprocessTransport | None = None
 
-    @classmethod
-    async def start(cls) -> _Child:
-        """Spawn it and wait until it is ready. Raises InternalError."""
-        child = cls()
+    async def start(self) -> None:
+        """Spawn it and wait until it is ready. Raises TimeoutError, OSError and _Died."""
         names = ENVIRONMENT.split()
         environment = {k: v for k, v in os.environ.items() if k.upper() in names}
         # One thread: its memory and its time are counted for all of them.
         environment |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
-        command = [sys.executable, "-P", "-m", "tabagent.worker.reading"]
         await asyncio.get_running_loop().subprocess_exec(
-            lambda: child,
-            *command,
+            lambda: self,
+            *COMMAND,
             env=environment,
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
-        try:
-            async with asyncio.timeout(START_S):
-                await child._answer
-        except (TimeoutError, _Died):
-            child.kill()
-            raise errors.InternalError("the process that reads documents did not start") from None
-        except BaseException:
-            child.kill()
-            raise
-        return child
+        async with asyncio.timeout(START_S):
+            await self._answer
 
     @property
     def alive(self) -> bool:
@@ -193,6 +195,7 @@ class _Child(asyncio.SubprocessProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)
         self.pid = self._transport.get_pid() or 0
+        self.gone.clear()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         try:
@@ -218,6 +221,8 @@ class _Child(asyncio.SubprocessProtocol):
     def _bury(self) -> None:
         if self._code is not None and not self._piped:
             self._settle(_Died(self._code))
+            assert self._transport is not None
+            self._transport.close()
             self.gone.set()
 
     def _settle(self, error: Exception) -> None:

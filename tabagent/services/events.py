@@ -14,6 +14,7 @@ from tabagent.journal import Change, Journal, Kind, Lost
 from tabagent.operation import Call, Event, Reply, Request
 from tabagent.parameters import invalid
 from tabagent.replies.changes import DocumentChange, ModelChange, SessionChange, SettingChange
+from tabagent.replies.jobs import JobInfo
 from tabagent.replies.pulls import Pull
 
 POSITION: Final = re.compile("([0-9a-f]{12}):([0-9]{1,15})")
@@ -63,7 +64,16 @@ class Happening(Reply):
     epoch: str = Field(description="Of this start of the server, whose numbers begin at 1.")
     type: Literal["start", "gap", Kind]
     at: datetime
-    data: Started | Gap | ModelChange | Pull | SettingChange | SessionChange | DocumentChange
+    data: (
+        Started
+        | Gap
+        | ModelChange
+        | Pull
+        | SettingChange
+        | SessionChange
+        | DocumentChange
+        | JobInfo
+    )
 
 
 class Happened(Reply):

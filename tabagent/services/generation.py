@@ -154,6 +154,10 @@ class Generations:
         known = self._mean_s.get(model, taken)
         self._mean_s[model] = known + (taken - known) / 16
 
+    def busy(self) -> bool:
+        """Whether an answer is being written, or waited for."""
+        return bool(self._active)
+
     async def stop(self, request: StopRequest, call: Call) -> Stopped:
         """Stop one generation by its request id, or all of the caller's.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -20,6 +20,9 @@ MOST_DOCUMENTS = 1000
 
 Resolve = Callable[[str | None, Task], Awaitable[Model | None]]
 """The model that a request names; one for the task when it names none, or None."""
+
+
+Scores = Callable[[str, Sequence[str]], Awaitable[list[float]]]
 
 
 class TextDocument(Request):
@@ -139,21 +142,7 @@ class Rerank:
         when it is named or `method` asks for one.
         """
         by_vectors = request.method in ("similarity", "late-interaction")
-        model = await self._resolve(request.model, "embedding" if by_vectors else "rerank")
-        if model is None and by_vectors:
-            raise EmbeddingModelNotAvailable("there is no embedding model here", param="model")
-        if model is None:
-            raise ModelNotFound(
-                "there is no rerank model here",
-                param="model",
-                model=request.model or "",
-                pull_hint='put a reranker into the models directory, or send method: "similarity"',
-            )
-        if model.problem is None and model.task not in ("rerank", "embedding"):
-            raise WrongModelTask(
-                f"{model.id} does not rank: use a model whose task is rerank or embedding",
-                param="model",
-            )
+        model = await self._model(request.model, by_vectors=by_vectors)
         texts = request.texts
         answer = await self._ask(
             model,
@@ -185,3 +174,34 @@ class Rerank:
             usage=RerankUsage(prompt_tokens=tokens, total_tokens=tokens),
             meta=RerankMeta(tokens=RerankTokens(input_tokens=tokens)),
         )
+
+    def scorer(self, name: str | None) -> Scores:
+        """A function that says how well texts answer a query, with the model of this name."""
+
+        async def score(query: str, texts: Sequence[str]) -> list[float]:
+            model = await self._model(name, by_vectors=False)
+            answer = await self._ask(
+                model, lambda id_: wire.Rank(id_, query, list(texts), False, "auto"), None
+            )
+            scores: list[float] = answer["scores"]
+            return scores
+
+        return score
+
+    async def _model(self, name: str | None, *, by_vectors: bool) -> Model:
+        model = await self._resolve(name, "embedding" if by_vectors else "rerank")
+        if model is None and by_vectors:
+            raise EmbeddingModelNotAvailable("there is no embedding model here", param="model")
+        if model is None:
+            raise ModelNotFound(
+                "there is no rerank model here",
+                param="model",
+                model=name or "",
+                pull_hint='put a reranker into the models directory, or send method: "similarity"',
+            )
+        if model.problem is None and model.task not in ("rerank", "embedding"):
+            raise WrongModelTask(
+                f"{model.id} does not rank: use a model whose task is rerank or embedding",
+                param="model",
+            )
+        return model

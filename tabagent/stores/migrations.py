@@ -185,7 +185,8 @@ DOCUMENTS: Final = (
     " begins INTEGER NOT NULL,"  # characters of the document's text
     " ends INTEGER NOT NULL,"
     " tokens INTEGER NOT NULL,"
-    " headings TEXT NOT NULL)",  # JSON
+    " headings TEXT NOT NULL,"  # JSON
+    " text TEXT NOT NULL)",
     "CREATE INDEX chunks_by_document ON chunks (document_id, ordinal)",
     "CREATE INDEX chunks_by_collection ON chunks (collection, number)",
     "CREATE TABLE vectors ("
@@ -197,6 +198,7 @@ DOCUMENTS: Final = (
     " id TEXT PRIMARY KEY,"
     " kind TEXT NOT NULL,"
     " collection TEXT NOT NULL,"
+    " subject TEXT NOT NULL,"  # the folder that is looked over, or nothing
     " state TEXT NOT NULL,"
     " writer TEXT NOT NULL,"
     " total INTEGER NOT NULL,"

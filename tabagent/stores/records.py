@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 from tabagent.stores.database import Database
 
 if TYPE_CHECKING:
+    from tabagent.stores.collections import CollectionStore
+    from tabagent.stores.documents import DocumentStore
+    from tabagent.stores.jobs import JobStore
     from tabagent.stores.messages import MessageStore
     from tabagent.stores.responses import ResponseStore
     from tabagent.stores.sessions import SessionStore
@@ -52,6 +55,24 @@ class Records:
         from tabagent.stores.messages import MessageStore
 
         return MessageStore(self.database, self.writer)
+
+    @cached_property
+    def collections(self) -> CollectionStore:
+        from tabagent.stores.collections import CollectionStore
+
+        return CollectionStore(self.database)
+
+    @cached_property
+    def documents(self) -> DocumentStore:
+        from tabagent.stores.documents import DocumentStore
+
+        return DocumentStore(self.database)
+
+    @cached_property
+    def jobs(self) -> JobStore:
+        from tabagent.stores.jobs import JobStore
+
+        return JobStore(self.database, self.writer)
 
     @cached_property
     def responses(self) -> ResponseStore:

@@ -110,11 +110,12 @@ chunks: Final = _numbered(
     "chunks",
     document_id=Text, collection=Text, ordinal=Integer, begins=Integer, ends=Integer,
     tokens=Integer, headings=Json,
+    text=Text,
 )  # fmt: skip
 vectors: Final = _table("vectors", chunk=BigInteger, model=Text, vector=LargeBinary)
 jobs: Final = _table(
     "jobs",
-    id=Text, kind=Text, collection=Text, state=Text, writer=Text, total=Integer, counts=Json,
+    id=Text, kind=Text, collection=Text, subject=Text, state=Text, writer=Text, total=Integer, counts=Json,
     failures=Json, created_at=Double, ended_at=Double,
 )  # fmt: skip
 incoming: Final = _numbered(

@@ -10,12 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tabagent.stores.migrations import Dialect
+from tabagent.stores.spacing import spaced
 
-# Scripts that write no spaces: each of their characters is found as a word of its own.
-UNSPACED: Final = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\U00020000-\U0003ffff]"
-)
 WORD: Final = re.compile(r"\w+")
 MOST_WORDS: Final = 32  # of a query; what it says is said by then
 
@@ -36,11 +32,6 @@ FIND: Final[dict[Dialect, str]] = {
     " WHERE words @@ query ORDER BY score DESC LIMIT :most",
 }
 LARGEST: Final = 500_000  # characters of a message that are found; PostgreSQL takes no more
-
-
-def spaced(said: str) -> str:
-    """The text with every character of a script without spaces as a word of its own."""
-    return UNSPACED.sub(r" \g<0> ", said)
 
 
 async def put(

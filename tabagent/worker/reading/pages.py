@@ -6,6 +6,8 @@ others trafilatura finds the article, unless it finds clearly too little of what
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 from urllib.parse import urldefrag, urljoin, urlsplit
@@ -25,6 +27,14 @@ ENOUGH: Final = 200  # characters of a main element that is meant
 OPEN_WEB: Final = 2_000_000  # characters of a page that trafilatura may take its time for
 DEEPEST: Final = 200  # elements within each other, for the same reason
 TOO_LITTLE: Final = 0.25  # of what is to be seen
+# Without these a page reads nearly the same.
+PLAIN: Final = re.compile(
+    rb"</?(?:div|span|section|p|b|i|em|strong|font|center|a|ul|ol|li|dl|dd|blockquote|table|tbody"
+    rb"|tr|td)\b[^<>]*>",
+    re.I,
+)
+
+logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # its findings are not ours
 
 Element = Any  # lxml has no types
 Resolve = Callable[[str], str]
@@ -33,45 +43,59 @@ Resolve = Callable[[str], str]
 def read_page(data: bytes, url: str, charset: str) -> tuple[str, str, list[Link]]:
     """Title, Markdown and links. Raises CannotRead."""
     html = decode(data, charset or declared_charset(data))
-    parser = etree.HTMLParser(
-        encoding="utf-8", huge_tree=True, no_network=True, remove_comments=True, remove_pis=True
-    )
-    try:
-        root = etree.fromstring(html.encode("utf-8", "replace"), parser)
-    except etree.ParserError:  # an empty page
-        root = None
-    except etree.XMLSyntaxError as error:
-        raise CannotRead("this is not an HTML page") from error
-    if root is None:
-        raise CannotRead("the page is empty")
+    root = _parsed(html)
     resolve = _resolver(url, root)
-    text, content = _content(root, html, url, resolve)
+    text, content, frame = _content(root, resolve)
+    title, links = _title(root), _links(root, content, url, resolve)
+    if frame and len(text) >= ENOUGH and len(html) <= OPEN_WEB and frame.depth <= DEEPEST:
+        text = _article(root, frame, resolve, text)
     if not text.strip():
         raise CannotRead("the page has no text of its own: it may only show it with scripts")
     if len(text) > TEXT:
         raise too_large("the text of the page")
-    return _title(root), scrub(text), _links(root, content, url, resolve)
+    return title, scrub(text), links
 
 
-def _content(root: Element, html: str, url: str, resolve: Resolve) -> tuple[str, Element]:
-    """The Markdown, and the element that it is of."""
+def _parsed(html: str) -> Element:
+    data = html.encode("utf-8", "replace")
+    root, failures = _tree(data)
+    if etree.ErrorTypes.ERR_RESOURCE_LIMIT in failures:  # libxml2 stops at 2048 within each other
+        root, failures = _tree(PLAIN.sub(b"<br>", data))
+    if etree.ErrorTypes.ERR_NO_MEMORY in failures:
+        raise MemoryError
+    if etree.ErrorTypes.ERR_RESOURCE_LIMIT in failures:
+        raise CannotRead("the page is nested too deeply")
+    if root is None:
+        raise CannotRead("the page is empty")
+    return root
+
+
+def _tree(data: bytes) -> tuple[Element | None, set[int]]:
+    """The tree, and by which codes the parser gave up on a part of it."""
+    parser = etree.HTMLParser(
+        encoding="utf-8", huge_tree=True, no_network=True, remove_comments=True, remove_pis=True
+    )
+    try:
+        root = etree.fromstring(data, parser)
+    except (etree.ParserError, etree.XMLSyntaxError):  # nothing in it, or no memory
+        root = None
+    return root, {entry.type for entry in parser.error_log.filter_from_fatals()}
+
+
+def _content(root: Element, resolve: Resolve) -> tuple[str, Element, Walk | None]:
+    """The Markdown, the element that it is of, and the walk when that is the whole page."""
     best, where = "", root
     for element in _marked(root):
-        text = Walk(resolve, whole=False).markdown(element)
+        text = Walk(resolve).markdown(element)
         if len(text) > len(best):
             best, where = text, element
     if len(best) >= ENOUGH:
-        return best, where
+        return best, where, None
     walk = Walk(resolve, whole=True)
     seen = walk.markdown(root)
     if not seen.strip():  # everything in what is usually a frame
-        seen = Walk(resolve, whole=False).markdown(root)
-    if len(seen) < ENOUGH or len(html) > OPEN_WEB or walk.depth > DEEPEST:
-        return seen, root
-    if root.find(".//dt") is not None:  # trafilatura loses what a definition defines
-        return seen, root
-    found = _article(html, url)
-    return (found, root) if len(found) >= len(seen) * TOO_LITTLE else (seen, root)
+        return Walk(resolve).markdown(root), root, None
+    return seen, root, walk
 
 
 def _marked(root: Element) -> Iterator[Element]:
@@ -84,11 +108,19 @@ def _marked(root: Element) -> Iterator[Element]:
             yield articles[0]
 
 
-def _article(html: str, url: str) -> str:
+def _article(root: Element, walk: Walk, resolve: Resolve, seen: str) -> str:
+    """What trafilatura makes of the page, or `seen`. Takes out of the tree what is not seen."""
+    if root.find(".//dt") is not None:  # it loses what a definition defines
+        return seen
+    for element in walk.skipped:  # it would show what a page hides
+        element.clear(keep_tail=True)
+        element.tag = "span"
+    for anchor in root.iter("a"):  # and link to scripts
+        if target := resolve(anchor.attrib.pop("href", "")):
+            anchor.set("href", target)
     try:
         found = trafilatura.extract(
-            html,
-            url=url or None,
+            etree.tostring(root, encoding="unicode", method="html"),
             output_format="markdown",
             include_links=True,
             include_tables=True,
@@ -97,9 +129,9 @@ def _article(html: str, url: str) -> str:
         )
     except MemoryError:
         raise
-    except Exception:  # it works by many rules, each with its own ways to fail; there is another
-        return ""
-    return found or ""
+    except Exception:  # it works by many rules, each with its own ways to fail
+        return seen
+    return found if found and len(found) >= len(seen) * TOO_LITTLE else seen
 
 
 def _title(root: Element) -> str:
@@ -128,8 +160,8 @@ def _absolute(base: str, href: str) -> str:
     if not href or len(href) > LONGEST_URL:
         return ""
     try:
-        url = urljoin(base, href.strip())
-        parts = urlsplit(url)
+        parts = urlsplit(urljoin(base, href.strip()))
+        url = parts.geturl()
     except ValueError:  # brackets in a host
         return ""
     good = parts.scheme in ("http", "https") and bool(parts.netloc) and len(url) <= LONGEST_URL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from io import BytesIO
 from typing import Final
 
 from pypdf import PdfReader
@@ -19,8 +20,6 @@ logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it complains about ever
 
 def read_pdf(data: bytes) -> tuple[str, str, list[int]]:
     """Title, text and the offset of each page. Raises CannotRead."""
-    from io import BytesIO
-
     if b"%PDF-" not in data[:1024]:
         raise CannotRead("this is not a PDF")
     try:
@@ -30,8 +29,10 @@ def read_pdf(data: bytes) -> tuple[str, str, list[int]]:
         title = _title(reader)
     except LimitReachedError as error:
         raise CannotRead("the PDF inflates to far more than it should") from error
-    except (DependencyError, FileNotDecryptedError) as error:
+    except FileNotDecryptedError as error:
         raise CannotRead("the PDF is encrypted") from error
+    except DependencyError as error:  # AES, which pypdf leaves to another package
+        raise CannotRead("the PDF is encrypted in a way that is not read here") from error
     except PyPdfError as error:
         raise CannotRead("the PDF is damaged") from error
     if not text.strip():

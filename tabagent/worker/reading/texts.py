@@ -54,7 +54,7 @@ def _decoded(data: bytes, charset: str) -> str:
         if name:
             try:
                 return data.decode(name)
-            except UnicodeDecodeError:
+            except (ValueError, LookupError):  # not in it; a codec that makes no text
                 continue
     if b"\0" in data:
         raise CannotRead("this is binary data, not text")
@@ -69,7 +69,6 @@ def _codec(charset: str) -> str:
     """The Python codec of a declared charset, or "" when it is none of a text."""
     try:
         name = codecs.lookup(charset.strip()).name if charset.isascii() else ""
-        b"".decode(name or "ascii")  # refuses codecs from bytes to bytes
     except (LookupError, ValueError):
         return ""
     if name.replace("_", "-") in ODD:

@@ -35,7 +35,8 @@ WIDE: Final = ("table", "pre", "dl", "blockquote", "article", "section", *HEADIN
 HIDING: Final = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
 LANGUAGE: Final = re.compile(r"(?:^|\s)(?:language|lang|highlight|brush:)[-\s]+([\w+#.-]{1,30})")
 SPACE: Final = re.compile(r"\s+")
-BREAK: Final = re.compile(r" *\n *")
+SPACES: Final = re.compile(" {2,}")
+BREAK: Final = re.compile(r" ?\n[ \n]*")
 DEEPEST: Final = 8  # lists and quotes within each other that still show
 
 Element = Any  # lxml has no types
@@ -45,10 +46,11 @@ Resolve = Callable[[str], str]
 class Walk:
     """`markdown(element)` once. `resolve` makes an href a URL, or "" where it leads nowhere."""
 
-    def __init__(self, resolve: Resolve, *, whole: bool) -> None:
+    def __init__(self, resolve: Resolve, *, whole: bool = False) -> None:
         self._resolve = resolve
         self._whole = whole  # of a page with its frame, which is left out then
         self.depth = 0
+        self.skipped: list[Element] = []  # of a whole page
         self._parts: list[str] = []
         self._inline: list[str] = []
         self._marks: list[tuple[str, int, str]] = []  # open spans: kind, where they begin, URL
@@ -69,7 +71,7 @@ class Walk:
                 self.depth = max(self.depth, depth)
                 if element is not root and self._skipped(element):
                     walk.skip_subtree()
-                    self._open_gap(element.tag)
+                    self._pass_over(element)
                     continue
                 self._start(element.tag, element)
                 if element.text:
@@ -99,8 +101,10 @@ class Walk:
             or not CLASSES.isdisjoint(attributes.get("class", "").split())
         )
 
-    def _open_gap(self, tag: str) -> None:
-        if tag in ("nav", "footer", "header", "aside", "dialog"):
+    def _pass_over(self, element: Element) -> None:
+        if self._whole:
+            self.skipped.append(element)
+        if element.tag in BLOCKS or element.tag in ("nav", "dialog"):
             self._flush()
 
     # ---- inline ---------------------------------------------------------------------------------
@@ -110,7 +114,7 @@ class Walk:
     def _line(self) -> str:
         text, self._inline = "".join(self._inline), []
         self._marks = [(kind, 0, url) for kind, _, url in self._marks]
-        return re.sub(" {2,}", " ", BREAK.sub("\n", text)).strip()
+        return BREAK.sub("\n", SPACES.sub(" ", text)).strip()
 
     def _close_mark(self, kind: str) -> None:
         """End the innermost span of this kind: a link or a piece of code."""

@@ -1,0 +1,237 @@
+"""The index beside the database: kept in line with it, made anew when it is lost, tended when idle.
+
+A search that finds its table lost says so, and the table is being rebuilt from then on. What the
+index holds too much does no harm, since what is found is read in the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import structlog
+
+from tabagent.errors import IndexRebuilding
+from tabagent.stores.vectors import Entry, Filter, IndexLost, VectorStore
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = structlog.get_logger(__name__)
+
+BATCH: Final = 2000  # rows that are put in at once
+TEND_S: Final = 5.0  # after the last write
+Hits = list[tuple[int, float]]
+
+
+class Record(Protocol):
+    """The database's side of a table."""
+
+    async def numbers(self, subject: str, model: str) -> list[int]:
+        """Of all rows that should be in it."""
+
+    async def entries(self, numbers: Sequence[int], model: str) -> list[Entry]:
+        """Those rows, as far as they are still there."""
+
+
+def table_name(subject: str, model: str) -> str:
+    """Of what is searched, in the vectors of a model."""
+    return f"{subject}.{hashlib.sha256(model.encode()).hexdigest()[:12]}"
+
+
+class Index:
+    """Tables by what is searched and the model whose vectors they hold."""
+
+    def __init__(self, store: VectorStore, record: Record) -> None:
+        self._store, self._record = store, record
+        self._trusted: set[str] = set()  # compared with the database since the start
+        self._building: dict[str, asyncio.Task[None]] = {}
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._tending: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # ---- changes --------------------------------------------------------------------------------
+    async def change(
+        self, subject: str, model: str, added: Sequence[Entry], removed: Sequence[int]
+    ) -> None:
+        """What has been written into the database is put into the index."""
+        name = table_name(subject, model)
+        if not added and not removed:
+            return
+        removed = list(removed)
+        if name in self._building:
+            await self._built(name)
+            removed += [entry.number for entry in added]  # it may have read them already
+        try:
+            async with self._turn(name):
+                if not await self._store.open(name):
+                    if not added:
+                        return
+                    await self._fill(name, subject, model)
+                    return
+                if removed:
+                    await self._store.remove(name, removed)
+                await self._store.add(name, added)
+        except IndexLost as error:
+            self._lost(name, subject, model, error)
+            return
+        self._tend_later(name)
+
+    async def drop(self, subject: str, model: str) -> None:
+        name = table_name(subject, model)
+        self._trusted.discard(name)
+        async with self._turn(name):
+            await self._store.drop(name)
+
+    # ---- searching ------------------------------------------------------------------------------
+    async def nearest(
+        self, subject: str, model: str, vector: NDArray[np.float32], most: int, where: Filter
+    ) -> Hits:
+        """(number, cosine), the nearest first. Raises IndexRebuilding."""
+        return await self._asked(
+            subject, model, lambda name: self._store.nearest(name, vector, most, where)
+        )
+
+    async def saying(self, subject: str, model: str, query: str, most: int, where: Filter) -> Hits:
+        """(number, BM25 score), the best first. Raises IndexRebuilding."""
+        return await self._asked(
+            subject, model, lambda name: self._store.saying(name, query, most, where)
+        )
+
+    async def _asked(
+        self, subject: str, model: str, ask: Callable[[str], Coroutine[Any, Any, Hits]]
+    ) -> Hits:
+        name = table_name(subject, model)
+        await self.ready(subject, model)
+        if name in self._trusted and not await self._store.open(name):
+            return []  # there is nothing to put in
+        try:
+            return await ask(name)
+        except IndexLost as error:
+            self._lost(name, subject, model, error)
+            raise self._rebuilding() from error
+
+    # ---- upkeep ---------------------------------------------------------------------------------
+    async def ready(self, subject: str, model: str) -> None:
+        """Have the table be there and be compared. Raises IndexRebuilding while that takes long."""
+        name = table_name(subject, model)
+        if name not in self._trusted and name not in self._building:
+            self._build(name, subject, model)
+        if name in self._building:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._building[name]), 1.0)
+            if name in self._building and not await self._store.open(name):
+                raise self._rebuilding()
+
+    async def rebuild(self, subject: str, model: str) -> None:
+        """Make the table anew, from what the database has."""
+        name = table_name(subject, model)
+        self._trusted.discard(name)
+        async with self._turn(name):
+            await self._store.drop(name)
+        if name not in self._building:
+            self._build(name, subject, model)
+        await self._built(name)
+
+    async def stop(self) -> None:
+        for timer in self._tending.values():
+            timer.cancel()
+        for task in (*self._building.values(), *self._tasks):
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+    def _lost(self, name: str, subject: str, model: str, error: Exception) -> None:
+        log.warning("index_lost", table=name, why=str(error))
+        self._store.forget(name)
+        self._trusted.discard(name)
+        if name not in self._building:
+            self._build(name, subject, model)
+
+    def _build(self, name: str, subject: str, model: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._reconcile(name, subject, model))
+        self._building[name] = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._building.pop(name, None)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("index_not_rebuilt", table=name, exc_info=error)
+
+        task.add_done_callback(ended)
+
+    async def _built(self, name: str) -> None:
+        if task := self._building.get(name):
+            with suppress(Exception):
+                await asyncio.shield(task)
+
+    async def _reconcile(self, name: str, subject: str, model: str) -> None:
+        """Take out of the table what the database has not, and put in what it lacks."""
+        async with self._turn(name):
+            try:
+                if await self._store.open(name):
+                    there = await self._store.numbers(name)
+                    wanted = set(await self._record.numbers(subject, model))
+                    known = set(there)
+                    if len(known) < len(there):
+                        raise IndexLost("rows are there twice")
+                    await self._store.remove(name, sorted(known - wanted))
+                    await self._put(name, model, sorted(wanted - known))
+                    if changed := len(known ^ wanted):
+                        log.info("index_reconciled", table=name, rows=changed)
+                else:
+                    await self._fill(name, subject, model)
+            except IndexLost as error:
+                log.warning("index_lost", table=name, why=str(error))
+                self._store.forget(name)
+                await self._fill(name, subject, model)
+            self._trusted.add(name)
+        self._tend_later(name)
+
+    async def _fill(self, name: str, subject: str, model: str) -> None:
+        """Make the table and put everything in."""
+        numbers = await self._record.numbers(subject, model)
+        sample = await self._record.entries(numbers[:1], model)
+        if not sample:
+            self._store.forget(name)
+            return
+        await self._store.make(name, len(sample[0].vector) // 4)
+        await self._put(name, model, numbers)
+        self._trusted.add(name)
+        if len(numbers) > BATCH:
+            await self._store.tend(name, now=True)
+
+    async def _put(self, name: str, model: str, numbers: Sequence[int]) -> None:
+        for start in range(0, len(numbers), BATCH):
+            part = numbers[start : start + BATCH]
+            await self._store.add(name, await self._record.entries(part, model))
+
+    def _tend_later(self, name: str) -> None:
+        """Once writing has paused; while it goes on, now and then."""
+        loop = asyncio.get_running_loop()
+        if timer := self._tending.pop(name, None):
+            timer.cancel()
+
+        async def tend(now: bool) -> None:
+            try:
+                await self._store.tend(name, now=now)
+            except IndexLost as error:
+                log.warning("index_not_tended", table=name, why=str(error))
+
+        def begin(now: bool) -> None:
+            task = loop.create_task(tend(now))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        begin(False)
+        self._tending[name] = loop.call_later(TEND_S, begin, True)
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        return self._turns.setdefault(name, asyncio.Lock())
+
+    @staticmethod
+    def _rebuilding() -> IndexRebuilding:
+        return IndexRebuilding("it is being made anew from the database", retry_after=2)

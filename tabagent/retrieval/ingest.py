@@ -1,0 +1,308 @@
+"""Documents on their way into a collection: read, embedded, saved, indexed.
+
+While one group is embedded the next is read by the child and the one before is saved. A document is
+replaced in one transaction, which also says how far the job is: whatever ends the server, each
+document is wholly there as it was or as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+from typing import Final
+
+import msgspec
+
+from tabagent import errors
+from tabagent.catalog.models import Model
+from tabagent.errors import TabAgentError
+from tabagent.paper import Kind, Paper, Splitting
+from tabagent.retrieval.embedding import PatientEmbedder
+from tabagent.retrieval.entries import entry, reading
+from tabagent.retrieval.index import Index
+from tabagent.retrieval.jobs import Jobs, LiveJob
+from tabagent.retrieval.kinds import kind_of
+from tabagent.retrieval.reader import UPLOAD, Reader
+from tabagent.retrieval.splitting import splitting_of
+from tabagent.stores.documents import Fresh
+from tabagent.stores.ids import new_id
+from tabagent.stores.papers import Chunk, Collection, Document, Incoming
+from tabagent.stores.records import Records
+
+PAGE: Final = 64  # rows of `incoming` that are looked at together
+AHEAD: Final = 8  # documents that are read before they are embedded
+GROUP: Final = 256  # chunks that are embedded together
+LISTED: Final = 64  # documents of one transaction
+OURS: Final = (
+    errors.NotFound, errors.Unavailable, errors.OutOfResources, errors.InternalError,
+    errors.WrongModelTask, errors.ModelCorrupt, errors.UnsupportedModel,
+)  # fmt: skip
+"""What is no document's fault: the job fails, and says why."""
+
+Resolve = Callable[[str], Awaitable[Model]]
+Tell = Callable[[Document, bool], None]
+
+
+@dataclass(slots=True)
+class _Read:
+    """A document that was read, and how it came in."""
+
+    incoming: Incoming
+    hash: str
+    kind: Kind
+    size: int
+    paper: Paper
+
+
+class Ingest:
+    """`resolve` finds the model of a collection; `tell` hears of every document that came in."""
+
+    def __init__(
+        self,
+        records: Records,
+        jobs: Jobs,
+        reader: Reader,
+        embedder: PatientEmbedder,
+        index: Index,
+        *,
+        resolve: Resolve,
+        tell: Tell,
+    ) -> None:
+        self._records, self._jobs, self._reader = records, jobs, reader
+        self._embedder, self._index = embedder, index
+        self._resolve, self._tell = resolve, tell
+        self.turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by collection
+
+    async def work(self, live: LiveJob) -> None:
+        """Take in all that a job has waiting, in its order."""
+        collection = await self._records.collections.get(live.job.collection)
+        model = await self._resolve(collection.model)
+        splitting = splitting_of(collection, model)
+        queue: asyncio.Queue[_Read | None] = asyncio.Queue(AHEAD)
+        reading = asyncio.create_task(self._read_all(live, splitting, queue))
+        saving: asyncio.Task[None] | None = None
+        try:
+            ended = False
+            while not ended:
+                group, ended = await _gather(queue)
+                fresh = await self._embed(live, group)
+                if saving:
+                    await saving
+                saving = asyncio.create_task(self._save(live, fresh))
+            if saving:
+                await saving
+            await reading  # raises what it died of
+        finally:
+            reading.cancel()
+            for task in (reading, saving):
+                if task:
+                    with suppress(asyncio.CancelledError, Exception):
+                        await task
+
+    # ---- reading --------------------------------------------------------------------------------
+    async def _read_all(
+        self, live: LiveJob, splitting: Splitting, queue: asyncio.Queue[_Read | None]
+    ) -> None:
+        try:
+            await self._read_rows(live, splitting, queue)
+        except asyncio.CancelledError:
+            raise  # nobody takes from the queue any more
+        except BaseException:
+            await queue.put(None)
+            raise
+        await queue.put(None)
+
+    async def _read_rows(
+        self, live: LiveJob, splitting: Splitting, queue: asyncio.Queue[_Read | None]
+    ) -> None:
+        after = 0
+        while rows := await self._records.jobs.waiting(live.job.id, after, PAGE):
+            for row in rows:
+                after = row.number
+                try:
+                    found = await self._read(live, row, splitting)
+                except TabAgentError as error:
+                    if isinstance(error, OURS):
+                        raise
+                    live.job.fail(row.source, _told(error))
+                    await self._pass(live, row)
+                    continue
+                if found is not None:
+                    await queue.put(found)
+
+    async def _read(self, live: LiveJob, row: Incoming, splitting: Splitting) -> _Read | None:
+        """None where nothing is to be done."""
+        if row.path is not None:
+            data = await asyncio.to_thread(_file, Path(row.path))
+        else:
+            data = await self._records.jobs.data(row.number)
+        kind = row.kind or kind_of(row.source, "", data)
+        if kind is None:
+            live.job.count("skipped")
+            await self._pass(live, row)
+            return None
+        digest = _digest(data, row, kind, splitting)
+        known = await self._records.documents.by_source(row.collection, row.source)
+        if known and known.hash == digest:
+            if known.stat != row.stat:
+                await self._records.documents.touch(known.id, row.stat)
+            live.job.count("unchanged")
+            await self._pass(live, row)
+            return None
+        url = row.source if "://" in row.source else ""
+        paper = await self._reader.read(data, _kind(kind), splitting, url=url)
+        return _Read(row, digest, _kind(kind), len(data), paper)
+
+    async def _pass(self, live: LiveJob, row: Incoming) -> None:
+        await self._records.jobs.passed(live.job, [row.number])
+        self._jobs.told(live)
+
+    # ---- embedding ------------------------------------------------------------------------------
+    async def _embed(self, live: LiveJob, group: Sequence[_Read]) -> list[Fresh]:
+        if not group:
+            return []
+        collection = await self._records.collections.get(live.job.collection)
+        try:
+            return await self._embedded(collection, group)
+        except TabAgentError as error:
+            if isinstance(error, OURS) and not isinstance(error, errors.WorkerCrashed):
+                raise
+            if len(group) == 1:
+                live.job.fail(group[0].incoming.source, _told(error))
+                await self._pass(live, group[0].incoming)
+                return []
+        return [f for one in group for f in await self._embed(live, [one])]
+
+    async def _embedded(self, collection: Collection, group: Sequence[_Read]) -> list[Fresh]:
+        fresh = [await self._fresh(collection, one) for one in group]
+        for model in collection.models:
+            wanted = [(f, i) for f in fresh for i, v in enumerate(f.vectors[model]) if not v]
+            texts = [reading(f.document, f.chunks[i]) for f, i in wanted]
+            made = await self._embedder.passages(model, texts)
+            for (f, i), vector in zip(wanted, made, strict=True):
+                f.vectors[model][i] = vector
+        return fresh
+
+    async def _fresh(self, collection: Collection, read: _Read) -> Fresh:
+        """The document as it will be; chunks that it had before keep their vectors."""
+        row, paper, now = read.incoming, read.paper, time()
+        known = await self._records.documents.by_source(collection.name, row.source)
+        document = Document(
+            id=known.id if known else new_id("doc"),
+            collection=collection.name,
+            source=row.source,
+            folder_id=row.folder_id,
+            title=row.title or paper.title or _name(row.source),
+            kind=read.kind,
+            hash=read.hash,
+            stat=row.stat,
+            version=known.version + 1 if known else 1,
+            size_bytes=read.size,
+            tags=row.tags,
+            metadata=row.metadata,
+            chunk_count=len(paper.chunks),
+            created_at=known.created_at if known else now,
+            updated_at=now,
+            text=paper.text,
+            links=[[link.url, link.text] for link in paper.links],
+            pages=paper.pages,
+        )
+        chunks = [
+            Chunk(document.id, collection.name, ordinal, c.start, c.end, c.tokens, c.headings,
+                  paper.text[c.start : c.end])
+            for ordinal, c in enumerate(paper.chunks)
+        ]  # fmt: skip
+        old = await self._records.documents.chunks(document.id) if known else []
+        vectors: dict[str, list[bytes]] = {}
+        for model in collection.models:
+            made = await self._records.documents.vectors([c.number for c in old], model)
+            by_text = {reading(known, c): made[c.number] for c in old if known and c.number in made}
+            vectors[model] = [by_text.get(reading(document, c), b"") for c in chunks]
+        return Fresh(document, chunks, vectors, row.number, known is None)
+
+    # ---- saving ---------------------------------------------------------------------------------
+    async def _save(self, live: LiveJob, fresh: Sequence[Fresh]) -> None:
+        for start in range(0, len(fresh), LISTED):
+            await self._save_some(live, fresh[start : start + LISTED])
+
+    async def _save_some(self, live: LiveJob, fresh: Sequence[Fresh]) -> None:
+        job, documents = live.job, self._records.documents
+        async with self.turns[job.collection]:
+            last = {f.document.source: f for f in fresh}
+            kept: list[Fresh] = []
+            for f in fresh:
+                if last[f.document.source] is not f:  # the same came twice: the later counts
+                    job.count("replaced")
+                    await self._pass(live, Incoming(job.id, job.collection, "", number=f.incoming))
+                    continue
+                known = await documents.by_source(job.collection, f.document.source)
+                if known and known.id != f.document.id:  # another job was faster
+                    f.document.id, f.new = known.id, False
+                    for chunk in f.chunks:
+                        chunk.document_id = known.id
+                f.new = known is None
+                f.document.version = known.version + 1 if known else 1
+                job.count("added" if f.new else "updated")
+                kept.append(f)
+            gone = await documents.replace(kept, job)
+            collection = await self._records.collections.get(job.collection)
+            for model in collection.models:
+                entries = [
+                    entry(f.document, chunk, vector)
+                    for f in kept
+                    for chunk, vector in zip(f.chunks, f.vectors.get(model, []), strict=False)
+                ]
+                await self._index.change(collection.name, model, entries, gone)
+        for f in kept:
+            self._tell(f.document, f.new)
+        self._jobs.told(live)
+
+
+async def _gather(queue: asyncio.Queue[_Read | None]) -> tuple[list[_Read], bool]:
+    """(what has been read by now, about as much as is embedded at once; whether it was the last)."""
+    group: list[_Read] = []
+    chunks = 0
+    while chunks < GROUP:
+        if group and queue.empty():
+            return group, False
+        found = await queue.get()
+        if found is None:
+            return group, True
+        group.append(found)
+        chunks += len(found.paper.chunks)
+    return group, False
+
+
+def _digest(data: bytes, row: Incoming, kind: str, splitting: Splitting) -> str:
+    about = [kind, row.title, row.tags, row.metadata, msgspec.to_builtins(splitting)]
+    return hashlib.sha256(msgspec.json.encode(about) + b"\0" + data).hexdigest()
+
+
+def _file(path: Path) -> bytes:
+    """Raises DocumentUnreadable, PayloadTooLarge."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(UPLOAD + 1)
+    except OSError as error:
+        raise errors.DocumentUnreadable(f"the file cannot be read: {error.strerror}") from error
+    if len(data) > UPLOAD:
+        raise errors.PayloadTooLarge(f"the file is over {UPLOAD // 2**20} MiB", limit_bytes=UPLOAD)
+    return data
+
+
+def _kind(kind: str) -> Kind:
+    return kind  # type: ignore[return-value]  # checked when it came in
+
+
+def _name(source: str) -> str:
+    return source.rstrip("/").replace("\\", "/").rpartition("/")[2] or source
+
+
+def _told(error: TabAgentError) -> dict[str, object]:
+    return {"code": error.slug, "detail": error.detail}
