@@ -17,6 +17,7 @@ from tabagent.stores.durable import durably
 from tabagent.stores.jobs import note
 from tabagent.stores.papers import Chunk, Document, Job, Passage
 from tabagent.stores.sessions import escaped
+from tabagent.stores.unread import note_document
 
 LISTED: Final = [
     getattr(t.documents.c, f.name)
@@ -140,6 +141,7 @@ class DocumentStore:
             await connection.execute(
                 update(t.documents).where(c.id == document.id).values(**values)
             )
+        await note_document(connection, document.id)
         rows = [
             {f.name: getattr(chunk, f.name) for f in fields(Chunk) if f.name != "number"}
             for chunk in one.chunks

@@ -26,6 +26,7 @@ from tabagent.stores.session_rows import (
     session_of,
 )
 from tabagent.stores.shapes import Message, Response, Session, beginning
+from tabagent.stores.unread import note_messages
 
 
 class MessageStore:
@@ -112,6 +113,7 @@ class MessageStore:
             await words.put(
                 connection, self._database.dialect, [(m.number, m.text) for m in ended], again=True
             )
+            await note_messages(connection, ended)
             for m in ended:
                 await connection.execute(
                     update(t.sessions).where(t.sessions.c.id == m.session_id).values(updated_at=now)

@@ -242,8 +242,11 @@ MEMORY: Final = (
     " times INTEGER NOT NULL,"
     " PRIMARY KEY (about, item, label, name))",
     "CREATE INDEX entities_by_name ON entities (name, label)",
-    # How far each kind of enrichment has come through messages and chunks.
-    "CREATE TABLE marks ( name TEXT PRIMARY KEY, position BIGINT NOT NULL)",
+    # What enrichment has still to look at: messages by their numbers, documents by their ids.
+    "CREATE TABLE unread_messages ("
+    " message BIGINT PRIMARY KEY REFERENCES messages (number) ON DELETE CASCADE)",
+    "CREATE TABLE unread_documents ("
+    " document TEXT PRIMARY KEY REFERENCES documents (id) ON DELETE CASCADE)",
 )
 
 MIGRATIONS: Final[Migrations] = (SETTINGS, SESSIONS, DOCUMENTS, MEMORY)

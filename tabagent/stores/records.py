@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tabagent.stores.collections import CollectionStore
     from tabagent.stores.documents import DocumentStore
     from tabagent.stores.jobs import JobStore
+    from tabagent.stores.memory import MemoryStore
     from tabagent.stores.messages import MessageStore
     from tabagent.stores.responses import ResponseStore
     from tabagent.stores.sessions import SessionStore
@@ -73,6 +74,12 @@ class Records:
         from tabagent.stores.jobs import JobStore
 
         return JobStore(self.database, self.writer)
+
+    @cached_property
+    def memory(self) -> MemoryStore:
+        from tabagent.stores.memory import MemoryStore
+
+        return MemoryStore(self.database)
 
     @cached_property
     def responses(self) -> ResponseStore:

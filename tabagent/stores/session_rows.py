@@ -14,6 +14,7 @@ from tabagent.stores import tables as t
 from tabagent.stores import words
 from tabagent.stores.migrations import Dialect
 from tabagent.stores.shapes import Branch, Message, Session
+from tabagent.stores.unread import note_messages
 
 AT_ONCE: Final = 500  # values of one statement
 
@@ -98,3 +99,4 @@ async def insert_messages(
             m.number = numbers[m.id]
         said = [(m.number, m.text) for m in part if m.status != "pending"]
         await words.put(connection, dialect, said, again=False)
+        await note_messages(connection, part)

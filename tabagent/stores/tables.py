@@ -127,4 +127,5 @@ message_vectors: Final = _table(
     "message_vectors", message=BigInteger, model=Text, vector=LargeBinary
 )
 entities: Final = _table("entities", about=Text, item=Text, label=Text, name=Text, times=Integer)
-marks: Final = _table("marks", name=Text, position=BigInteger)
+unread_messages: Final = _table("unread_messages", message=BigInteger)
+unread_documents: Final = _table("unread_documents", document=Text)
