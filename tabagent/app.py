@@ -31,6 +31,9 @@ from tabagent.hardware.probe import probe
 from tabagent.hub.jobs import Job, Jobs
 from tabagent.hub.token import HubToken
 from tabagent.journal import Journal
+from tabagent.memory.enrich import Enrichment
+from tabagent.memory.links import Links
+from tabagent.memory.meaning import Meaning
 from tabagent.openapi import document
 from tabagent.operation import Access, Call, NoParameters
 from tabagent.operations import Services, operations
@@ -56,6 +59,7 @@ from tabagent.services.preferences import Preferences
 from tabagent.services.pulls import Pulls
 from tabagent.services.rag import Rag
 from tabagent.services.registered import Registered
+from tabagent.services.related import Related
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, Shelf
@@ -127,6 +131,7 @@ class Gateway:
     def started(self) -> None:
         """Go on with what an earlier server left, once this one listens."""
         self.services.library.start()
+        self.services.enrichment.start()
 
     async def stop(self) -> None:
         """Refuse what is new, let running answers end within `drain_s`, then end the workers."""
@@ -138,6 +143,7 @@ class Gateway:
         if self.dispatcher.active:
             log.warning("cut_off", answers=self.dispatcher.active)
         await self.services.pulls.stop()
+        await self.services.enrichment.stop()
         await self.services.library.stop()
         await self.services.keeper.stop()
         await self.supervisor.stop()
@@ -199,6 +205,26 @@ def build_services(
         settings, records, journal, embedder, resolve=embedder.model, busy=generation.busy
     )
     changes = Changes(journal)
+    labels = Labels(models.resolve_for, pooling.ask)
+    meaning = Meaning(
+        records,
+        saved,
+        library.vectors,
+        library.embedder,
+        embedder.model,
+        on=settings.memory_vectors,
+    )
+    enrichment = Enrichment(
+        settings,
+        records,
+        meaning,
+        generator,
+        changes,
+        library.embedder,
+        mark=labels.mark,
+        context_length=models.context_length,
+    )
+    library.on_document = enrichment.document
     keeper = Keeper(
         records,
         settings,
@@ -224,10 +250,12 @@ def build_services(
             context_length=models.context_length,
         ),
         library=library,
-        sessions=Sessions(records, changes, _no_meaning),
+        enrichment=enrichment,
+        related=Related(records, Links(records, library.index, meaning)),
+        sessions=Sessions(records, changes, meaning.find),
         keeper=keeper,
         embeddings=Embeddings(embedder, models.with_state),
-        labels=Labels(models.resolve_for, pooling.ask),
+        labels=labels,
         likeness=Likeness(embedder),
         rerank=rerank,
         generation=generation,
@@ -301,9 +329,3 @@ def _unstarted(settings: Settings, saved: SavedSettings | None = None) -> Servic
         saved or SavedSettings(database),
         Records(database, settings.data_dir),
     )
-
-
-async def _no_meaning(
-    query: str, most: int, session_id: str | None
-) -> tuple[list[tuple[int, float]], int] | None:
-    return None

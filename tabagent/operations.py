@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tabagent import errors as e
+from tabagent.memory.enrich import Enrichment
 from tabagent.operation import Access, Operation
 from tabagent.retrieval.library import Library
 from tabagent.services.chat import Chat, fold_chat
@@ -21,6 +22,7 @@ from tabagent.services.preferences import Preferences
 from tabagent.services.pulls import Pulls, fold_pull
 from tabagent.services.rag import Rag, fold_rag
 from tabagent.services.registered import Registered
+from tabagent.services.related import Related
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, fold_response
@@ -89,6 +91,8 @@ class Services:
     rag: Rag
     keeper: Keeper
     library: Library
+    enrichment: Enrichment
+    related: Related
     stats: Stats
     text: TextTools
     system: System
@@ -157,6 +161,7 @@ def operations(s: Services) -> list[Operation]:
         op("list_jobs", "GET /v1/rag/jobs", s.documents.list_jobs, errors=(e.DatabaseBusy,)),
         op("cancel_job", "POST /v1/rag/jobs/{job_id}/cancel", s.documents.cancel_job, errors=(*SAVING, e.NotFound, e.Conflict)),
         op("get_job", "GET /v1/rag/jobs/{job_id}", s.documents.get_job, errors=(e.NotFound, e.DatabaseBusy), collect=fold_job, done=False),
+        op("related", "GET /v1/related/{kind}/{id}", s.related.list, errors=(e.NotFound, e.DocumentNotFound, e.DatabaseBusy, e.IndexRebuilding)),
         # Sessions
         op("create_session", "POST /v1/sessions", s.sessions.create, errors=(*SAVING, e.Conflict)),
         op("list_sessions", "GET /v1/sessions", s.sessions.list, errors=(e.DatabaseBusy,)),

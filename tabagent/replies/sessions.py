@@ -19,6 +19,9 @@ class SessionNote(Reply):
         description="Earlier messages that did not fit into the context. They are kept, and the "
         "newest and the pinned ones go before others."
     )
+    summarised: bool = Field(
+        description="Whether the model was given a summary of what it has not read."
+    )
     unread_parts: int = Field(
         description="Parts such as images, of which the model was told that they are there."
     )

@@ -81,6 +81,16 @@ class Index:
             return
         self._tend_later(name)
 
+    async def forget_owner(self, subject: str, model: str, owner: str) -> None:
+        """Take out all rows of one; what is missed is taken out with the next start."""
+        name = table_name(subject, model)
+        try:
+            async with self._turn(name):
+                if await self._store.open(name):
+                    await self._store.remove_owner(name, owner)
+        except IndexLost as error:
+            self._lost(name, subject, model, error)
+
     async def drop(self, subject: str, model: str) -> None:
         name = table_name(subject, model)
         self._trusted.discard(name)

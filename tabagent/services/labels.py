@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Literal
 
 from msgspec.structs import replace
@@ -169,6 +169,17 @@ class Labels:
             for index, spans in enumerate(answer["spans"])
         ]
         return EntityList(model=model.id, data=data, usage=_usage(answer["tokens"]))
+
+    async def mark(self, texts: Sequence[str]) -> list[list[tuple[str, str]]] | None:
+        """(label, text) of what each text names; None where there is no model for it."""
+        model = await self._resolve(None, "entities")
+        if model is None or model.problem is not None or model.task != "entities":
+            return None
+        answer = await self._ask(model, lambda id_: wire.Mark(id_, list(texts)), None)
+        return [
+            [(label, text[start:end]) for label, _, start, end in spans]
+            for text, spans in zip(texts, answer["spans"], strict=True)
+        ]
 
     async def _model(self, name: str | None, task: Task) -> Model:
         model = await self._resolve(name, task)

@@ -36,6 +36,7 @@ WRITE_S: Final = 2.0  # at most so much of an answer is lost when the machine di
 PAGE: Final = 64  # messages that are read at once
 MOST: Final = 512  # messages that a prompt has at most
 CHARACTERS: Final = 6  # of a token, at most, when history is read
+EARLIER: Final = "A summary of what was said earlier in this conversation:\n"
 HINTS: Final = 4096  # prompts whose beginning is remembered
 
 Measure = Callable[[Model, Sequence[Plain], wire.Dialogue], Awaitable[int]]
@@ -71,6 +72,7 @@ class KeptTurn(Turn):
         self._choice = Choice(0)
         self._usage: wire.Usage | None = None
         self._fitted: Fitted | None = None
+        self.summarised = False  # the model was told what it could not be shown
 
     @property
     def note(self) -> SessionNote:
@@ -82,6 +84,7 @@ class KeptTurn(Turn):
             answer_id=self.answer.id,
             history_messages=self._fitted.read,
             omitted_messages=self._fitted.omitted,
+            summarised=self.summarised,
             unread_parts=self._fitted.unread,
         )
 
@@ -260,16 +263,27 @@ class Keeper:
         history, before = await self._history(session.id, branch, first, budget * CHARACTERS)
         pinned = await self._records.messages.pinned(session.id, branch, first)
         hint = session.id, model.id
-        fitted = await fit(
-            history,
-            pinned,
-            turn.asked,
-            system=session.system,
-            before=before,
-            budget=budget,
-            hint=self._hints.get(hint),
-            measure=lambda messages: self._measure(model, messages, dialogue),
-        )
+
+        async def fitted_with(system: str | None) -> Fitted:
+            return await fit(
+                history,
+                pinned,
+                turn.asked,
+                system=system,
+                before=before,
+                budget=budget,
+                hint=self._hints.get(hint),
+                measure=lambda messages: self._measure(model, messages, dialogue),
+            )
+
+        fitted = await fitted_with(session.system)
+        summary = session.summary if fitted.omitted else None
+        if summary and await self._records.messages.lies_on(
+            session.id, branch, session.summary_until
+        ):
+            system = f"{session.system}\n\n" if session.system else ""
+            fitted = await fitted_with(f"{system}{EARLIER}{summary}")
+            turn.summarised = True
         self._hints.pop(hint, None)
         self._hints[hint] = fitted.start
         if len(self._hints) > HINTS:

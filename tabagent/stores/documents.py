@@ -56,6 +56,13 @@ class DocumentStore:
             raise DocumentNotFound(f"there is no document {document_id}")
         return Document(*tuple(row))
 
+    async def find(self, document_id: str) -> Document | None:
+        """Without its text."""
+        async with self._database.reading() as connection:
+            query = select(*LISTED).where(t.documents.c.id == document_id)
+            row = (await connection.execute(query)).first()
+            return Document(*tuple(row)) if row else None
+
     async def by_source(self, collection: str, source: str) -> Document | None:
         """Without its text."""
         c = t.documents.c

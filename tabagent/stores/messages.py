@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tabagent.errors import NotFound
 from tabagent.stores import tables as t
 from tabagent.stores import words
 from tabagent.stores.cursors import cursor, position
@@ -185,6 +186,36 @@ class MessageStore:
         """Raises NotFound."""
         async with self._database.reading() as connection:
             return await message_of(connection, session_id, message_id)
+
+    async def by_id(self, message_id: str) -> Message:
+        """Of any session. Raises NotFound."""
+        found = await self.find(message_id)
+        if found is None:
+            raise NotFound(f"there is no message {message_id}")
+        return found[0]
+
+    async def find(self, message_id: str) -> tuple[Message, str | None] | None:
+        """A message with its session's title."""
+        query = (
+            select(*MESSAGE, t.sessions.c.title)
+            .join(t.sessions, t.sessions.c.id == t.messages.c.session_id)
+            .where(t.messages.c.id == message_id)
+        )
+        async with self._database.reading() as connection:
+            row = (await connection.execute(query)).first()
+            return (Message(*tuple(row)[:-1]), row[-1]) if row else None
+
+    async def lies_on(self, session_id: str, branch: str, number: int) -> bool:
+        """Whether a message is a part of this branch."""
+        c = t.messages.c
+        async with self._database.reading() as connection:
+            row = (
+                await connection.execute(select(c.branch_id, c.depth).where(c.number == number))
+            ).first()
+            stretches = path(await branches_of(connection, session_id), branch)
+        return row is not None and any(
+            s.branch_id == row.branch_id and s.first <= row.depth <= s.last for s in stretches
+        )
 
     async def by_numbers(self, numbers: Sequence[int]) -> dict[int, tuple[Message, str | None]]:
         """Messages with their sessions' titles, those that are there."""

@@ -219,6 +219,15 @@ class VectorStore:
                 await _lost(found.table.delete(_among(numbers[start : start + 1000])))
                 found.writes += 1
 
+    async def remove_owner(self, name: str, owner: str) -> None:
+        """All rows of one. Raises IndexLost."""
+        from lancedb.expr import col, lit
+
+        found = self._table(name)
+        async with found.turn:
+            await _lost(found.table.delete(col("owner") == lit(owner)))
+            found.writes += 1
+
     async def numbers(self, name: str) -> list[int]:
         """Of all rows. Raises IndexLost."""
         rows = await _lost(self._table(name).table.query().select(["number"]).to_arrow())

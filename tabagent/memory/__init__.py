@@ -1,0 +1,1 @@
+"""What is made of messages and documents behind, when nobody waits: vectors, titles, names, links."""
