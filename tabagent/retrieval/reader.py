@@ -10,12 +10,13 @@ import asyncio
 import os
 import signal
 import sys
-from typing import Final, cast
+from typing import Final
 
 import structlog
 
 from tabagent import errors, frames
 from tabagent.paper import PART, Kind, Paper, Read, Splitting, Unreadable, decode_answer, encode
+from tabagent.spawn import Spawned, spawn
 
 log = structlog.get_logger(__name__)
 
@@ -142,7 +143,7 @@ class _Died(Exception):
         self.code = code
 
 
-class _Child(asyncio.SubprocessProtocol):
+class _Child:
     """One `python -m tabagent.worker.reading`. `start` comes first."""
 
     def __init__(self) -> None:
@@ -153,7 +154,7 @@ class _Child(asyncio.SubprocessProtocol):
         self._decoder = frames.FrameDecoder()
         self._answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._piped = True
-        self._transport: asyncio.SubprocessTransport | None = None
+        self._child: Spawned | None = None
 
     async def start(self) -> None:
         """Spawn it and wait until it is ready. Raises TimeoutError, OSError and _Died."""
@@ -161,13 +162,7 @@ class _Child(asyncio.SubprocessProtocol):
         environment = {k: v for k, v in os.environ.items() if k.upper() in names}
         # One thread: its memory and its time are counted for all of them.
         environment |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
-        await asyncio.get_running_loop().subprocess_exec(
-            lambda: self,
-            *COMMAND,
-            env=environment,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        await spawn(self, COMMAND, env=environment, words=False)
         async with asyncio.timeout(START_S):
             await self._answer
 
@@ -180,21 +175,18 @@ class _Child(asyncio.SubprocessProtocol):
         self._answer = asyncio.get_running_loop().create_future()
         if not self.alive:
             raise _Died(self._code or 0)
-        assert self._transport is not None
-        # uvloop's transports have asyncio's methods without being its classes.
-        stdin = cast(asyncio.WriteTransport, self._transport.get_pipe_transport(0))
-        stdin.write(frames.encode(encode(request)))
+        assert self._child is not None
+        self._child.write(frames.encode(encode(request)))
         for at in range(0, len(data), PART):
-            stdin.write(frames.encode(data[at : at + PART]))
+            self._child.write(frames.encode(data[at : at + PART]))
         return await self._answer
 
     def kill(self) -> None:
-        if self._code is None and self._transport:
-            self._transport.kill()
+        if self._code is None and self._child:
+            self._child.kill()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.SubprocessTransport, transport)
-        self.pid = self._transport.get_pid() or 0
+    def spawned(self, child: Spawned) -> None:
+        self._child, self.pid = child, child.get_pid()
         self.gone.clear()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
@@ -214,15 +206,15 @@ class _Child(asyncio.SubprocessProtocol):
             self._bury()
 
     def process_exited(self) -> None:
-        assert self._transport is not None
-        self._code = self._transport.get_returncode() or 0
+        assert self._child is not None
+        self._code = self._child.get_returncode() or 0
         self._bury()
 
     def _bury(self) -> None:
         if self._code is not None and not self._piped:
             self._settle(_Died(self._code))
-            assert self._transport is not None
-            self._transport.close()
+            assert self._child is not None
+            self._child.close()
             self.gone.set()
 
     def _settle(self, error: Exception) -> None:

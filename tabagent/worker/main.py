@@ -7,11 +7,9 @@ heartbeat. The gateway's death ends the process: the pipe closes, and on Linux t
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import queue
-import signal
 import sys
 import threading
 import traceback
@@ -25,6 +23,7 @@ from tabagent import wire
 from tabagent.errors import TabAgentError
 from tabagent.frames import FrameDecoder, encode
 from tabagent.worker.backend import Backend, Work, failed, halted
+from tabagent.worker.confinement import die_with_parent
 
 BACKENDS: Final = {
     "gguf": ("tabagent.worker.gguf.engine", "GgufBackend"),
@@ -42,7 +41,7 @@ SAVE_S: Final = 4.5  # where it keeps its state as well; a little less than the 
 def run(backend: str, beat_s: float) -> NoReturn:
     """Serve one backend until told to leave, then end the process."""
     source, sink = _take_pipes()
-    _die_with_parent()
+    die_with_parent(CRASH)
     module, name = BACKENDS[backend]
     worker = Worker(getattr(importlib.import_module(module), name)(), source, sink)
     try:
@@ -61,15 +60,6 @@ def _take_pipes() -> tuple[int, int]:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
     return source, sink
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        parent = os.getppid()
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we asked
-            os._exit(CRASH)
 
 
 class Worker:

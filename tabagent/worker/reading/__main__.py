@@ -6,9 +6,6 @@ address space and time, no secrets and nothing to lose. An empty frame says that
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -18,7 +15,7 @@ import psutil
 from tabagent.frames import FrameDecoder, FrameError, encode
 from tabagent.paper import Paper, Read, Unreadable, decode_read
 from tabagent.paper import encode as pack
-from tabagent.worker.confinement import budget, run
+from tabagent.worker.confinement import budget, die_with_parent, run
 from tabagent.worker.reading import outline
 from tabagent.worker.reading.chunks import Cutter, cutter
 from tabagent.worker.reading.docx import read_docx
@@ -101,17 +98,7 @@ def _bodies(read: Callable[[int], bytes]) -> Iterator[bytes]:
         yield from decoder.feed(data)
 
 
-def _die_with_parent() -> None:
-    """The end of the input says so too, but nobody listens in mid-document."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we asked
-            os._exit(0)
-
-
 if __name__ == "__main__":
-    _die_with_parent()
+    die_with_parent()
     sys.stdout = sys.stderr  # a library that prints must not break the frames
     run(main, psutil.Process().memory_info().vms + MEMORY)
