@@ -51,6 +51,9 @@ def serve(
     owned: Annotated[bool, typer.Option(hidden=True, help="Stop when stdin ends.")] = False,
 ) -> None:
     """Serve on port 8080 until Ctrl-C."""
+    import gc
+
+    gc.disable()  # all that is made until it listens stays: looking through it takes a tenth
     from tabagent.commands.serve import run
 
     flags = {

@@ -12,7 +12,16 @@ from starlette.routing import Route
 from tabagent.transports.pages import page_routes
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"llama_cpp", "onnxruntime", "lancedb", "torch", "transformers", "numpy", "pyarrow"}
+HEAVY = {
+    "llama_cpp",
+    "sqlalchemy",
+    "onnxruntime",
+    "lancedb",
+    "torch",
+    "transformers",
+    "numpy",
+    "pyarrow",
+}
 
 
 def dependencies() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -55,6 +56,8 @@ def run(flags: dict[str, Any], models: list[str], *, owned: bool = False) -> Non
         def ready() -> None:
             if owned:
                 threading.Thread(target=server.stop_at_end_of_input, daemon=True).start()
+            gc.freeze()
+            gc.enable()
             directory.announce(Running(os.getpid(), url, __version__))
             _greet(url, gateway)
 

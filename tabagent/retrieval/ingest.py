@@ -30,9 +30,8 @@ from tabagent.retrieval.jobs import Jobs, LiveJob
 from tabagent.retrieval.kinds import kind_of
 from tabagent.retrieval.reader import UPLOAD, Reader
 from tabagent.retrieval.splitting import splitting_of
-from tabagent.stores.documents import Fresh
 from tabagent.stores.ids import new_id
-from tabagent.stores.papers import Chunk, Collection, Document, Incoming
+from tabagent.stores.papers import Chunk, Collection, Document, Fresh, Incoming
 from tabagent.stores.records import Records
 
 PAGE: Final = 64  # rows of `incoming` that are looked at together

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Final
 
 from sqlalchemy import and_, delete, insert, or_, select, tuple_, update
@@ -15,7 +15,7 @@ from tabagent.stores.cursors import cursor, position
 from tabagent.stores.database import Database
 from tabagent.stores.durable import durably
 from tabagent.stores.jobs import note
-from tabagent.stores.papers import Chunk, Document, Job, Passage
+from tabagent.stores.papers import Chunk, Document, Fresh, Job, Passage
 from tabagent.stores.sessions import escaped
 from tabagent.stores.unread import note_document
 
@@ -27,17 +27,6 @@ LISTED: Final = [
 WHOLE: Final = [*LISTED, t.documents.c.text, t.documents.c.links, t.documents.c.pages]
 CHUNK: Final = [getattr(t.chunks.c, f.name) for f in fields(Chunk)]
 AT_ONCE: Final = 500  # values of one statement
-
-
-@dataclass(slots=True)
-class Fresh:
-    """A document as it was just read: its chunks, and their vectors by the model that made them."""
-
-    document: Document
-    chunks: list[Chunk]
-    vectors: dict[str, list[bytes]]
-    incoming: int
-    new: bool
 
 
 class DocumentStore:

@@ -146,3 +146,14 @@ class Passage:
 
     chunk: Chunk
     document: Document  # without its text
+
+
+@dataclass(slots=True)
+class Fresh:
+    """A document as it was just read: its chunks, and their vectors by the model that made them."""
+
+    document: Document
+    chunks: list[Chunk]
+    vectors: dict[str, list[bytes]]
+    incoming: int
+    new: bool
