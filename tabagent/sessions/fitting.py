@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tabagent.sessions.plain import Plain, plain, says_nothing
+from tabagent.sessions.plain import Plain, alone, plain, says_nothing
 from tabagent.stores.shapes import Message
 
 ROOM: Final = 0.7  # of the budget that is filled when the beginning moves on
-BYTES: Final = 2  # of text that a token has at least, as a rule; no more is thought of one
 FRAME: Final = 16  # tokens around a message, at most
 TRIES: Final = 6  # measurements of one prompt
+EARLIER: Final = "[earlier]"  # said before an answer whose question is left out
 
 Measure = Callable[[Sequence[Plain]], Awaitable[int]]
 """How many tokens the model reads when it is asked this."""
@@ -55,14 +55,18 @@ async def fit(
     budget: int,
     hint: int | None,
     measure: Measure,
+    beside: int = 0,
 ) -> Fitted:
     """The prompt for `new` after as much of `history` as fits into `budget` tokens.
 
     `history` is the newest part of a branch, `before` how many messages that has before it, and
     `pinned` are its pinned messages, all of them. What `hint` names as its beginning is kept as
-    long as it fits. `new` is never cut: a model that cannot hold it says so.
+    long as it fits. `new` is never cut: a model that cannot hold it says so. `beside` is how many
+    tokens the model reads beside messages at most, such as tools.
     """
     turns = turns_of(history)
+    if before and turns and turns[0][0].role != "user":
+        del turns[0]  # the end of a turn, whose beginning is not there
     prompts: dict[int, _Prompt] = {}
 
     def prompt(first: int) -> _Prompt:
@@ -76,14 +80,15 @@ async def fit(
         start = turns[first][0].depth if first < len(turns) else total
         return Fitted(made.messages, made.read, total - made.read, made.unread, start)
 
-    if not before and prompt(0).most_tokens <= budget:
+    if not before and prompt(0).most_tokens + beside <= budget:
         return fitted(0)
     hinted = next((n for n, turn in enumerate(turns) if turn[0].depth == hint), None)
     first = 0 if hinted is None else hinted
     if (hinted is not None or not before) and await measure(prompt(first).messages) <= budget:
         return fitted(first)
     # Too long, or longer than was looked at: what fills a part of the budget, by its real tokens.
-    low, high = first, len(turns)  # `high` surely fits, or nothing does
+    # The oldest that were looked at are not looked at next time: it does not begin with them.
+    low, high = max(first, len(turns) // 4 if before else 0), len(turns)
     for _ in range(TRIES):
         if low >= high:
             break
@@ -103,9 +108,9 @@ class _Prompt:
 
     @property
     def most_tokens(self) -> int:
-        """More than it has, without asking the model."""
+        """No less than it has, without asking the model: no token is shorter than a byte."""
         size = sum(len(str(message).encode(errors="replace")) for message in self.messages)
-        return size // BYTES + FRAME * len(self.messages)
+        return size + FRAME * len(self.messages)
 
 
 def _prompt(
@@ -121,17 +126,21 @@ def _prompt(
     opening = [system] if system else []
     messages: list[Plain] = []
     unread = 0
-    for message in (*earlier, *taken, *new):
-        if says_nothing(message):
+    for number, message in enumerate((*earlier, *taken, *new)):
+        parted = number < len(earlier)
+        if says_nothing(message, alone=parted):
             continue
-        said, parts = plain(message)
+        said, parts = alone(message) if parted else plain(message)
         unread += parts
+        if parted and said["role"] == "assistant" and not messages:  # templates want a question
+            messages.append({"role": "user", "content": EARLIER})
         if message.role == "system":  # many templates know one, at the beginning
-            opening.append(said["content"])
+            if said["content"] not in opening:  # clients say it anew with every request
+                opening.append(said["content"])
         elif (
             messages
             and said.keys() == {"role", "content"} == messages[-1].keys()
-            and (messages[-1]["role"] == said["role"])
+            and messages[-1]["role"] == said["role"]
         ):  # an answer never came, or its question did not fit: templates want them in turn
             messages[-1] = said | {"content": f"{messages[-1]['content']}\n\n{said['content']}"}
         else:

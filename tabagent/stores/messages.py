@@ -7,7 +7,7 @@ from dataclasses import replace
 from time import time
 from typing import Any
 
-from sqlalchemy import and_, insert, select, update
+from sqlalchemy import ColumnElement, and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tabagent.errors import NotFound
@@ -82,7 +82,7 @@ class MessageStore:
             }
             asked = next((m.text for m in placed if m.role == "user" and m.text.strip()), None)
             if session.title is None and asked:
-                change |= {"title": beginning(asked), "title_by": "words"}
+                change |= {"title": beginning(asked.replace("\0", " ")), "title_by": "words"}
             await connection.execute(update(t.sessions).where(c.id == session_id).values(**change))
         return placed
 
@@ -112,7 +112,7 @@ class MessageStore:
                     there.append(m)
             ended = [m for m in there if m.status != "pending"]
             await words.put(
-                connection, self._database.dialect, [(m.number, m.text) for m in ended], again=True
+                connection, self._database.dialect, [(m.number, m.text) for m in there], again=True
             )
             await note_messages(connection, ended)
             for m in ended:
@@ -123,10 +123,11 @@ class MessageStore:
                 await connection.execute(insert(t.responses).values(**response.row(there[-1], now)))
 
     async def change(self, session_id: str, message_id: str, changes: dict[str, Any]) -> Message:
-        """Set `pinned` or `metadata`. Raises NotFound."""
+        """Set `pinned` or `metadata`. Raises SessionNotFound, or NotFound for the message."""
 
         async def write() -> Message:
             async with self._database.writing() as connection:
+                await session_of(connection, session_id)
                 c = t.messages.c
                 here = and_(c.session_id == session_id, c.id == message_id)
                 if changes:
@@ -168,6 +169,15 @@ class MessageStore:
 
     async def pinned(self, session_id: str, branch_id: str, depth: int) -> list[Message]:
         """The pinned messages of a branch before this depth, the oldest first."""
+        return await self._those(session_id, branch_id, depth, t.messages.c.pinned == True)  # noqa: E712  # SQL
+
+    async def pending(self, session_id: str, branch_id: str, depth: int) -> list[Message]:
+        """The answers of a branch before this depth that go on, the oldest first."""
+        return await self._those(session_id, branch_id, depth, t.messages.c.status == "pending")
+
+    async def _those(
+        self, session_id: str, branch_id: str, depth: int, such: ColumnElement[bool]
+    ) -> list[Message]:
         c = t.messages.c
         async with self._database.reading() as connection:
             stretches = path(await branches_of(connection, session_id), branch_id)
@@ -175,7 +185,7 @@ class MessageStore:
             for stretch in reversed(stretches):
                 rows = await connection.execute(
                     select(*MESSAGE)
-                    .where(c.branch_id == stretch.branch_id, c.pinned == True)  # noqa: E712  # SQL
+                    .where(c.branch_id == stretch.branch_id, such)
                     .where(c.depth >= stretch.first, c.depth <= min(stretch.last, depth - 1))
                     .order_by(c.depth)
                 )

@@ -75,6 +75,26 @@ async def length(connection: AsyncConnection, branches: dict[str, Branch], branc
     return (branches[branch_id].fork_depth if deepest is None else int(deepest)) + 1
 
 
+async def insert_branches(
+    connection: AsyncConnection, session_id: str, branches: Sequence[Branch]
+) -> None:
+    """Save them as they are, parents before children."""
+    c = t.branches.c
+    ids = [branch.id for branch in branches]
+    for start in range(0, len(ids), AT_ONCE):
+        part = ids[start : start + AT_ONCE]
+        if taken := await connection.scalar(select(c.id).where(c.id.in_(part)).limit(1)):
+            raise Conflict(f"there is a branch {taken} already")
+    rows = [
+        {
+            "id": branch.id, "session_id": session_id, "parent_id": branch.parent_id,
+            "fork_depth": branch.fork_depth, "created_at": branch.created_at,
+        }
+        for branch in branches
+    ]  # fmt: skip
+    await connection.execute(insert(t.branches), rows)
+
+
 async def insert_messages(
     connection: AsyncConnection, dialect: Dialect, placed: Sequence[Message]
 ) -> None:

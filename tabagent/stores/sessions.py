@@ -20,6 +20,7 @@ from tabagent.stores.session_rows import (
     MESSAGE,
     SESSION,
     add_tags,
+    insert_branches,
     insert_messages,
     length,
     locked,
@@ -174,18 +175,17 @@ class SessionStore:
             values = {column.name: getattr(session, column.name) for column in SESSION}
             await connection.execute(insert(t.sessions).values(**values))
             await set_tags(connection, session.id, session.tags)
-            for branch in branches:
-                await connection.execute(
-                    insert(t.branches).values(
-                        id=branch.id, session_id=session.id, parent_id=branch.parent_id,
-                        fork_depth=branch.fork_depth, created_at=branch.created_at,
-                    )
-                )  # fmt: skip
-            await insert_messages(
-                connection,
-                self._database.dialect,
-                [replace(m, session_id=session.id, writer=self._writer) for m in messages],
-            )
+            await insert_branches(connection, session.id, branches)
+            placed = [replace(m, session_id=session.id, writer=self._writer) for m in messages]
+            await insert_messages(connection, self._database.dialect, placed)
+            until = [
+                new.number
+                for old, new in zip(messages, placed, strict=True)
+                if old.number <= session.summary_until
+            ]
+            if session.summary_until:  # a message's number, which is another one here
+                change = update(t.sessions).where(c.id == session.id)
+                await connection.execute(change.values(summary_until=max(until, default=0)))
 
     async def _sessions_that_say(self, connection: AsyncConnection, query: str) -> list[str]:
         found = await words.find(connection, self._database.dialect, query, MATCHES, every=True)

@@ -19,10 +19,10 @@ from tabagent.paper import Chunk, Splitting
 from tabagent.worker.reading.outline import Outline
 
 SECTION: Final = 1 << 15  # characters
-FINE: Final = 1 << 20  # characters up to which every chunk is filled by its tokens
+FINE: Final = 1 << 13  # characters up to which every chunk is filled by its tokens
 BATCH: Final = 512  # chunks counted at once
 SAMPLES: Final = 16
-FILL: Final = 0.85  # of the budget, where it is guessed from characters
+FILL: Final = 0.95  # of the budget, where it is guessed from characters
 JOINS: Final = "\u200d\ufe0e\ufe0f"  # what holds an emoji together
 
 Splitter = MarkdownSplitter | TextSplitter
@@ -61,7 +61,7 @@ class Cutter:
             ):
                 path = outline.path(part[0]) if outline else []
                 chunks.append(Chunk(*part, size, path))
-        return chunks
+        return _in_order(chunks)
 
     def _coarse(self, kind: type[Splitter], text: str) -> Splitter:
         step = len(text) // SAMPLES
@@ -87,6 +87,15 @@ class Cutter:
 def cutter(splitting: Splitting) -> Cutter:
     """Loading a tokenizer takes longer than most documents."""
     return Cutter(splitting)
+
+
+def _in_order(chunks: list[Chunk]) -> list[Chunk]:
+    """Without those that lie in another: the last part of a cut chunk may lie in the next one."""
+    kept: list[Chunk] = []
+    for chunk in sorted(chunks, key=lambda c: (c.start, -c.end)):
+        if not kept or chunk.end > kept[-1].end:
+            kept.append(chunk)
+    return kept
 
 
 def _split(splitter: Splitter, text: str, start: int, end: int) -> list[tuple[int, int]]:
