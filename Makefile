@@ -23,6 +23,7 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.tests
 	@sh scripts/install_browser.sh
+	@sh scripts/python_docs.sh
 	@$(BIN)/python -m scripts.vocabularies
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
@@ -41,6 +42,7 @@ check: $(VENV)/.tests
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.gguf $(BENCH)
+	$(BIN)/python -m benchmarks.retrieval
 
 soak: $(VENV)/.tests
 	$(BIN)/python -m benchmarks.soak $(SOAK)
@@ -70,7 +72,7 @@ $(VENV)/.tests: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.installed
-	$(PIP) -c constraints.txt -e '.[bench]'
+	$(PIP) -c constraints.txt -e '.[bench,test]'
 	@touch $@
 
 clean:

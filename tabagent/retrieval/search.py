@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Mode = Literal["hybrid", "vector", "words"]
 Rerank = Callable[[str, Sequence[str]], Awaitable[list[float]]]
 """Scores of texts for a query; higher is better."""
+SPARE: Final = 8  # read beyond what is wanted: the index may hold what is gone
 CANDIDATES: Final = 50  # of each half
 NO_FILTER: Final = Filter()
 
@@ -62,6 +63,11 @@ class Wish:
     rerank: Rerank | None = None
     min_score: float | None = None
 
+    @property
+    def chooses(self) -> bool:
+        """Whether candidates beyond the first are looked at."""
+        return bool(self.rerank or self.diversity or self.min_score is not None)
+
 
 class Search:
     """Searches collections."""
@@ -83,8 +89,10 @@ class Search:
         said = [hits for _, hits in halves]
         scores = fuse([[number for number, _ in hits] for hits in (*near, *said)])
         order = sorted(scores, key=lambda number: -scores[number])
-        passages = await self._records.documents.passages(order[: 2 * wish.candidates])
-        hits = _hits(order, passages, scores, near, said)
+        # What nothing orders anew is read as far as it is wanted.
+        needed = 2 * wish.candidates if wish.chooses else wish.count + SPARE
+        passages = await self._records.documents.passages(order[:needed])
+        hits = _hits(order[:needed], passages, scores, near, said)
         await self._complete(hits, collections, queries)
         if wish.rerank and hits:
             hits = await _reranked(hits[: wish.candidates], wish.query, wish.rerank)
