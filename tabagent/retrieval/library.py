@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from time import time
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import structlog
 
 from tabagent.catalog.models import Model
 from tabagent.config import Settings
-from tabagent.errors import Conflict, TabAgentError
+from tabagent.errors import Conflict, IndexRebuilding, TabAgentError
 from tabagent.journal import Journal
 from tabagent.replies.changes import DocumentChange
 from tabagent.replies.jobs import JobInfo
@@ -88,7 +89,8 @@ class Library:
                 self.jobs.begin(job, self._work[job.kind])
             for collection in await self.records.collections.all():
                 for model in collection.models:
-                    await self.index.ready(collection.name, model)
+                    with suppress(IndexRebuilding):  # it goes on
+                        await self.index.ready(collection.name, model)
             self.folders.watch()
         except TabAgentError as error:
             log.warning("library_not_started", code=error.slug)
@@ -131,6 +133,9 @@ class Library:
             except Conflict:
                 pass  # somebody else made it just now
         return await self.records.collections.get(name)
+
+    async def there(self, name: str) -> bool:
+        return await self.records.collections.find(name) is not None
 
     async def delete_collection(self, name: str) -> None:
         """With everything in it. Raises CollectionNotFound."""

@@ -62,28 +62,43 @@ class MessageStore:
         replaces: str | None,
         after: str | None,
     ) -> list[Message]:
-        now = time()
         async with self._database.writing() as connection:
-            session = await locked(connection, session_id)
-            branch_id, depth = await self._place(connection, session, branch, replaces, after)
-            placed = [
-                replace(message, id=message.id or new_id("msg"), session_id=session_id,
-                      branch_id=branch_id, depth=depth + index, writer=self._writer,
-                      created_at=message.created_at or now,
-                      pinned=message.pinned or message.role == "system")
-                for index, message in enumerate(new)
-            ]  # fmt: skip
-            await insert_messages(connection, self._database.dialect, placed)
-            c = t.sessions.c
-            change: dict[str, Any] = {
-                "branch_id": branch_id,
-                "message_count": c.message_count + len(placed),
-                "updated_at": now,
-            }
-            asked = next((m.text for m in placed if m.role == "user" and m.text.strip()), None)
-            if session.title is None and asked:
-                change |= {"title": beginning(asked.replace("\0", " ")), "title_by": "words"}
-            await connection.execute(update(t.sessions).where(c.id == session_id).values(**change))
+            return await self.append_within(
+                connection, session_id, new, branch=branch, replaces=replaces, after=after
+            )
+
+    async def append_within(
+        self,
+        connection: AsyncConnection,
+        session_id: str,
+        new: Sequence[Message],
+        *,
+        branch: str | None = None,
+        replaces: str | None = None,
+        after: str | None = None,
+    ) -> list[Message]:
+        """The same as a part of a transaction."""
+        now = time()
+        session = await locked(connection, session_id)
+        branch_id, depth = await self._place(connection, session, branch, replaces, after)
+        placed = [
+            replace(message, id=message.id or new_id("msg"), session_id=session_id,
+                  branch_id=branch_id, depth=depth + index, writer=self._writer,
+                  created_at=message.created_at or now,
+                  pinned=message.pinned or message.role == "system")
+            for index, message in enumerate(new)
+        ]  # fmt: skip
+        await insert_messages(connection, self._database.dialect, placed)
+        c = t.sessions.c
+        change: dict[str, Any] = {
+            "branch_id": branch_id,
+            "message_count": c.message_count + len(placed),
+            "updated_at": now,
+        }
+        asked = next((m.text for m in placed if m.role == "user" and m.text.strip()), None)
+        if session.title is None and asked:
+            change |= {"title": beginning(asked.replace("\0", " ")), "title_by": "words"}
+        await connection.execute(update(t.sessions).where(c.id == session_id).values(**change))
         return placed
 
     async def settle(self, messages: Sequence[Message], response: Response | None = None) -> None:

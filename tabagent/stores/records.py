@@ -85,4 +85,4 @@ class Records:
     def responses(self) -> ResponseStore:
         from tabagent.stores.responses import ResponseStore
 
-        return ResponseStore(self.database, self.sessions, self.messages)
+        return ResponseStore(self.database, self.messages)

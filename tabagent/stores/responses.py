@@ -14,9 +14,8 @@ from tabagent.stores.database import Database
 from tabagent.stores.durable import durably
 from tabagent.stores.lineage import branches_of, path
 from tabagent.stores.messages import MessageStore
-from tabagent.stores.session_rows import MESSAGE, message_of
-from tabagent.stores.sessions import SessionStore
-from tabagent.stores.shapes import Message, Response
+from tabagent.stores.session_rows import MESSAGE, insert_branches, insert_session, message_of
+from tabagent.stores.shapes import Branch, Message, Response, Session
 
 KIND = "responses"
 """Sessions that are made for responses alone; they go with the last of them."""
@@ -25,8 +24,8 @@ KIND = "responses"
 class ResponseStore:
     """Keeps the last used of each caller: `most` of them, `most_bytes` of what was new in each."""
 
-    def __init__(self, database: Database, sessions: SessionStore, messages: MessageStore) -> None:
-        self._database, self._sessions, self._messages = database, sessions, messages
+    def __init__(self, database: Database, messages: MessageStore) -> None:
+        self._database, self._messages = database, messages
 
     async def find(self, caller: str, id_: str) -> tuple[str, list[Message]]:
         """(session, the conversation up to that response). Raises ResponseNotFound."""
@@ -53,14 +52,27 @@ class ResponseStore:
     async def keep(
         self, response: Response, new: Sequence[Message], after: tuple[str, Message] | None
     ) -> None:
-        """Save what was said in a response: after a message of a session, or in one of its own."""
-        if after is None:
-            session_id = (await self._sessions.create(kind=KIND)).id
-            placed = await self._messages.append(session_id, new)
-        else:
-            session_id, last = after
-            placed = await self._messages.append(session_id, new, after=last.id)
-        await durably(self._note(response, placed[-1]))
+        """Save what was said in a response: after a message of a session, or in one of its own.
+
+        Raises SessionNotFound when that session is gone.
+        """
+
+        async def write() -> None:
+            # One transaction: who forgets responses meanwhile must find no session without one.
+            async with self._database.writing() as connection:
+                if after is None:
+                    made = Session.new(kind=KIND)
+                    root = Branch(made.branch_id, None, -1, made.created_at)
+                    await insert_session(connection, made)
+                    await insert_branches(connection, made.id, [root])
+                    session_id, last = made.id, None
+                else:
+                    session_id, last = after[0], after[1].id
+                placed = await self._messages.append_within(connection, session_id, new, after=last)
+                row = response.row(placed[-1], time())
+                await connection.execute(insert(t.responses).values(**row))
+
+        await durably(write())
 
     async def prune(self, caller: str, most: int, most_bytes: int) -> None:
         """Forget the longest unused of a caller, and the sessions of which nothing is left."""
@@ -83,10 +95,6 @@ class ResponseStore:
                     await connection.execute(delete(t.sessions).where(s.kind == KIND, ~left))
 
         await durably(write())
-
-    async def _note(self, response: Response, last: Message) -> None:
-        async with self._database.writing() as connection:
-            await connection.execute(insert(t.responses).values(**response.row(last, time())))
 
     async def _up_to(self, connection: AsyncConnection, last: Message) -> list[Message]:
         c = t.messages.c

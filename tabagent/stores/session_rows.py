@@ -75,6 +75,16 @@ async def length(connection: AsyncConnection, branches: dict[str, Branch], branc
     return (branches[branch_id].fork_depth if deepest is None else int(deepest)) + 1
 
 
+async def insert_session(connection: AsyncConnection, session: Session) -> None:
+    """Save it as it is, with its tags. Raises Conflict when its id is taken."""
+    c = t.sessions.c
+    if await connection.scalar(select(c.id).where(c.id == session.id)):
+        raise Conflict(f"there is a session {session.id} already")
+    values = {column.name: getattr(session, column.name) for column in SESSION}
+    await connection.execute(insert(t.sessions).values(**values))
+    await set_tags(connection, session.id, session.tags)
+
+
 async def insert_branches(
     connection: AsyncConnection, session_id: str, branches: Sequence[Branch]
 ) -> None:

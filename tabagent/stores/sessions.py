@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
-from sqlalchemy import and_, delete, exists, insert, or_, select, update
+from sqlalchemy import and_, delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tabagent.errors import Conflict, SessionNotFound
+from tabagent.errors import SessionNotFound
 from tabagent.stores import tables as t
 from tabagent.stores import words
 from tabagent.stores.cursors import cursor, position
@@ -22,6 +22,7 @@ from tabagent.stores.session_rows import (
     add_tags,
     insert_branches,
     insert_messages,
+    insert_session,
     length,
     locked,
     session_of,
@@ -170,11 +171,7 @@ class SessionStore:
     ) -> None:
         async with self._database.writing() as connection:
             c = t.sessions.c
-            if await connection.scalar(select(c.id).where(c.id == session.id)):
-                raise Conflict(f"there is a session {session.id} already")
-            values = {column.name: getattr(session, column.name) for column in SESSION}
-            await connection.execute(insert(t.sessions).values(**values))
-            await set_tags(connection, session.id, session.tags)
+            await insert_session(connection, session)
             await insert_branches(connection, session.id, branches)
             placed = [replace(m, session_id=session.id, writer=self._writer) for m in messages]
             await insert_messages(connection, self._database.dialect, placed)

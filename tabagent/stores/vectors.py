@@ -31,6 +31,8 @@ GROWN: Final = 4  # times as many rows as when an index was made: it is made ane
 PROBES: Final = 20  # partitions that are looked into, of as many as the root of all rows
 WRITES: Final = 32  # after so many a table's files are joined
 KEPT_S: Final = 600  # old versions, which somebody may be reading
+INDEX_CACHE: Final = 512 * 2**20  # bytes; an index of 100,000 vectors has a fifth of it
+METADATA_CACHE: Final = 64 * 2**20
 SEPARATOR: Final = "\x1f"  # around each tag
 
 
@@ -299,7 +301,12 @@ class VectorStore:
                 os.environ.setdefault("LANCEDB_LOG", "error")
                 lancedb = await asyncio.to_thread(_lancedb)
                 self._connection = await lancedb.connect_async(
-                    self._uri, storage_options=self._options or None
+                    self._uri,
+                    storage_options=self._options or None,
+                    session=lancedb.Session(
+                        index_cache_size_bytes=INDEX_CACHE,
+                        metadata_cache_size_bytes=METADATA_CACHE,
+                    ),
                 )
             return self._connection
 

@@ -84,7 +84,7 @@ class Responses:
                             narrator.stored = response.store and row is not None
                             await turn.end(row if narrator.stored else None)
                             if narrator.stored and row and not session:
-                                await self._shelf.keep(row, new, after)
+                                narrator.stored = await self._shelf.keep(row, new, after)
                         for event in narrator.tell(step):
                             yield ResponseEvent(event)
                 except TabAgentError as error:

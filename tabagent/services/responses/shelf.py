@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from tabagent.errors import NotFound, SessionNotFound
 from tabagent.services.responses.transcript import Message
 from tabagent.sessions.plain import kept, plain
 from tabagent.stores.records import Records
@@ -32,11 +33,18 @@ class Shelf:
             return None
         return Response(id_, caller, size)
 
-    async def keep(self, response: Response, new: Sequence[Message], after: After | None) -> None:
-        """Save it, and forget what is too much then. Raises as a write to the database does."""
+    async def keep(self, response: Response, new: Sequence[Message], after: After | None) -> bool:
+        """Save it, and forget what is too much then. Raises as a write to the database does.
+
+        False when what it goes on from has been forgotten or deleted meanwhile.
+        """
         store = self._records.responses
-        await store.keep(response, [kept(message) for message in new], after)
+        try:
+            await store.keep(response, [kept(message) for message in new], after)
+        except (SessionNotFound, NotFound):
+            return False
         await store.prune(response.caller, self._most, self._most_bytes)
+        return True
 
     async def find(self, caller: str, id_: str) -> tuple[After, list[Message]]:
         """(where it is, the conversation up to it). Raises ResponseNotFound."""
