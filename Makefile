@@ -42,6 +42,7 @@ check: $(VENV)/.tests
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.start
 	$(BIN)/python -m benchmarks.gguf $(BENCH)
+	$(BIN)/python -m benchmarks.sessions
 	$(BIN)/python -m benchmarks.retrieval
 
 soak: $(VENV)/.tests

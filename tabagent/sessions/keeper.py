@@ -8,9 +8,9 @@ for good. So a second message of the same session has its own place behind it, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -24,9 +24,11 @@ from tabagent.parameters.session import SessionParameters
 from tabagent.replies.answer import Choice
 from tabagent.replies.generation import Ended, Step
 from tabagent.replies.sessions import SessionNote
+from tabagent.replies.usage import token_usage
 from tabagent.sessions.changes import Changes
 from tabagent.sessions.fitting import Fitted, fit
 from tabagent.sessions.plain import Plain, kept
+from tabagent.stores.durable import durably
 from tabagent.stores.records import Records
 from tabagent.stores.shapes import Message, Response, Session
 
@@ -38,6 +40,8 @@ MOST: Final = 512  # messages that a prompt has at most
 CHARACTERS: Final = 6  # of a token, at most, when history is read
 EARLIER: Final = "A summary of what was said earlier in this conversation:\n"
 HINTS: Final = 4096  # prompts whose beginning is remembered
+PROBE: Final[list[Plain]] = [{"role": "user", "content": "?"}]
+T = TypeVar("T")
 
 Measure = Callable[[Model, Sequence[Plain], wire.Dialogue], Awaitable[int]]
 """Tokens of a conversation through a model's template. Loads the model."""
@@ -67,7 +71,8 @@ class KeptTurn(Turn):
         super().__init__([])
         self._keeper = keeper
         self.session, self.asked, self.answer = session, saved[:-1], saved[-1]
-        self.ended = asyncio.Event()
+        self.ended = asyncio.Event()  # and written
+        self.closed = False  # nothing more is added
         self.changed = False  # since the answer was written last
         self._choice = Choice(0)
         self._usage: wire.Usage | None = None
@@ -102,6 +107,7 @@ class KeptTurn(Turn):
                 self._usage = step
 
     async def end(self, response: Response | None = None) -> None:
+        self.closed = True
         ending = self._choice.ending
         stopped = ending is None or ending.cause == "halted"
         message = self.written("partial" if stopped else "complete")
@@ -109,13 +115,16 @@ class KeptTurn(Turn):
         if ending is not None and ending.cause == "halted":
             message.finish_reason = "halted"
         if self._usage is not None:
-            message.usage = msgspec.to_builtins(self._usage)
+            message.usage = token_usage(self._usage).model_dump()
         await self._keeper.settle(self, response)
 
     def cut(self, error: BaseException | None) -> None:
         """It will not end. What there is of it is saved, and marked so."""
+        self.closed = True
         typed = error if isinstance(error, TabAgentError) else None
-        message = self.written("failed" if typed and not self._choice.text else "partial")
+        choice = self._choice
+        said = choice.text or choice.reasoning or choice.calls
+        message = self.written("failed" if typed and not said else "partial")
         message.finish_reason = typed.slug if typed else "cancelled"
         self._keeper.later(self)
 
@@ -153,9 +162,10 @@ class Keeper:
     ) -> None:
         self._records, self._settings, self._changes = records, settings, changes
         self._measure, self._context = measure, context_length
-        self._open: dict[str, KeptTurn] = {}  # the last of each branch that goes on
+        self._open: dict[str, KeptTurn] = {}  # that go on, by their answers' ids
+        self._unsaved: dict[str, KeptTurn] = {}  # ended, and the database did not take it
         self._hints: dict[tuple[str, str], int] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._writer: asyncio.Task[None] | None = None
 
     async def session(self, session_id: str | None) -> Session | None:
@@ -176,7 +186,7 @@ class Keeper:
         if session is None:
             yield Turn(said)
             return
-        turn = await self._begin(where, session, said, model)
+        turn = await self._begun(self._begin(where, session, said, model))
         failure: BaseException | None = None
         try:
             await self._before(turn)
@@ -187,17 +197,22 @@ class Keeper:
             raise
         finally:
             # No await in here: a caller who hung up does not wait for it.
-            if not turn.ended.is_set():
+            if not turn.closed:
                 turn.cut(failure)
 
     async def settle(self, turn: KeptTurn, response: Response | None = None) -> None:
-        """Write an answer for good."""
+        """Write an answer for good. What the database does not take is tried again later."""
+        await durably(self._settle(turn, response))
+
+    async def _settle(self, turn: KeptTurn, response: Response | None) -> None:
         try:
             await self._records.messages.settle([turn.answer], response)
+        except BaseException:
+            self._unsaved[turn.answer.id] = turn
+            raise
         finally:
+            self._open.pop(turn.answer.id, None)
             turn.ended.set()
-            if self._open.get(turn.answer.branch_id) is turn:
-                del self._open[turn.answer.branch_id]
         self._changes.saved(turn.session, [turn.answer])
 
     def later(self, turn: KeptTurn) -> None:
@@ -209,9 +224,7 @@ class Keeper:
             except TabAgentError as error:
                 log.warning("answer_not_saved", session=turn.session.id, code=error.slug)
 
-        task = asyncio.get_running_loop().create_task(write())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._work(write())
 
     async def stop(self) -> None:
         """Wait until all that was cut off is written."""
@@ -219,35 +232,65 @@ class Keeper:
             self._writer.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=10)
+        if self._unsaved:
+            await self._write()
+
+    def _work(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _begun(self, beginning: Coroutine[Any, Any, KeptTurn]) -> KeptTurn:
+        """A turn that does not stay open when the caller leaves while it is saved."""
+        task = self._work(beginning)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_cut)
+            raise
 
     async def _begin(
         self, where: SessionParameters, session: Session, said: list[Plain], model: Model
     ) -> KeptTurn:
+        store = self._records.messages
         messages = [kept(message) for message in said]
         answer = Message("assistant", None, status="pending", model=model.id)
-        if not messages and where.replace_message_id is None:
-            raise invalid("/messages", "there is nothing to answer")
-        placed = await self._records.messages.append(
-            session.id,
-            [*messages, answer],
-            branch=where.branch,
-            replaces=where.replace_message_id,
+        replaces, after = where.replace_message_id, None
+        if not messages:
+            if replaces is None:
+                raise invalid("/messages", "there is nothing to answer")
+            if (await store.message(session.id, replaces)).role != "assistant":
+                replaces, after = None, replaces  # it stays, and is answered again
+        placed = await store.append(
+            session.id, [*messages, answer], branch=where.branch, replaces=replaces, after=after
         )
         turn = KeptTurn(self, session, placed)
-        self._changes.saved(session, turn.asked)
+        self._open[turn.answer.id] = turn
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write_now_and_then())
+        if turn.asked:
+            self._changes.saved(session, turn.asked)
         return turn
 
     async def _before(self, turn: KeptTurn) -> None:
-        """Wait until the answer before this one has ended; it is a part of the conversation."""
-        branch = turn.answer.branch_id
-        previous, self._open[branch] = self._open.get(branch), turn
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.get_running_loop().create_task(self._write_now_and_then())
-        if previous is None:
+        """Wait until the answers before this one have ended: they are parts of the conversation."""
+        session_id, here = turn.session.id, turn.answer
+        open_ = [
+            other
+            for other in self._open.values()
+            if other.session.id == session_id and other.answer.depth < here.depth
+        ]
+        if not open_:
             return
+        pending = await self._records.messages.pending(session_id, here.branch_id, here.depth)
+        ids = {message.id for message in pending}
         wait_s = self._settings.queue_wait_s
         try:
-            await asyncio.wait_for(previous.ended.wait(), wait_s)
+            async with asyncio.timeout(wait_s):
+                for other in open_:
+                    if other.answer.id in ids:
+                        await other.ended.wait()
         except TimeoutError:
             raise QueueTimeout(
                 f"the answer before this one went on for {wait_s:g} s; the message is saved"
@@ -258,6 +301,8 @@ class Keeper:
     ) -> None:
         session, branch = turn.session, turn.answer.branch_id
         first = (turn.asked[0] if turn.asked else turn.answer).depth
+        if first or len(turn.asked) > 1 or dialogue.tools or session.system:
+            await self._measure(model, PROBE, dialogue)  # how it is loaded says what it can hold
         context = self._context(model)
         budget = context - min(max_tokens or max(context // 4, 1), context // 2)
         history, before = await self._history(session.id, branch, first, budget * CHARACTERS)
@@ -274,6 +319,7 @@ class Keeper:
                 budget=budget,
                 hint=self._hints.get(hint),
                 measure=lambda messages: self._measure(model, messages, dialogue),
+                beside=len(msgspec.json.encode(dialogue.tools)),
             )
 
         fitted = await fitted_with(session.system)
@@ -306,10 +352,24 @@ class Keeper:
 
     async def _write_now_and_then(self) -> None:
         """So that an answer is there, as far as it had come, when the machine dies."""
-        while self._open:
+        while self._open or self._unsaved:
             await asyncio.sleep(WRITE_S)
-            growing = [turn for turn in self._open.values() if turn.changed]
-            try:
-                await self._records.messages.settle([t.written("pending") for t in growing])
-            except TabAgentError as error:
-                log.warning("answer_not_saved_yet", code=error.slug)
+            await self._write()
+
+    async def _write(self) -> None:
+        growing = [turn for turn in self._open.values() if turn.changed and not turn.closed]
+        late = list(self._unsaved.values())
+        answers = [*(turn.written("pending") for turn in growing), *(turn.answer for turn in late)]
+        try:
+            await self._records.messages.settle(answers)
+        except TabAgentError as error:
+            log.warning("answer_not_saved_yet", code=error.slug)
+            return
+        for turn in late:
+            del self._unsaved[turn.answer.id]
+            self._changes.saved(turn.session, [turn.answer])
+
+
+def _cut(begun: asyncio.Task[KeptTurn]) -> None:
+    if not begun.cancelled() and begun.exception() is None:
+        begun.result().cut(None)
