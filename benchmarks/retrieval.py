@@ -27,6 +27,7 @@ import httpx
 
 from benchmarks.server import child, wait
 from benchmarks.vectors_of import made_once
+from tabagent.retrieval.entries import placed
 from tests.retrieval.python_docs import PLACE, QUESTIONS, pages
 
 TARGET_RATE: Final = 0.85  # of the raw rate of embedding
@@ -60,10 +61,15 @@ class Gateway:
         return response.json()
 
     def texts(self, collection: str) -> list[str]:
-        """The chunks of a collection."""
+        """The chunks of a collection, as they are embedded."""
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
-            query = "SELECT text FROM chunks WHERE collection = ? ORDER BY number"
-            return [text for (text,) in connection.execute(query, (collection,))]
+            query = (
+                "SELECT title, headings, chunks.text FROM chunks"
+                " JOIN documents ON documents.id = document_id"
+                " WHERE chunks.collection = ? ORDER BY number"
+            )
+            rows = connection.execute(query, (collection,))
+            return [placed(title, json.loads(headings), text) for title, headings, text in rows]
 
 
 @contextmanager

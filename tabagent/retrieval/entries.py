@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from tabagent.stores.papers import Chunk, Document
@@ -11,8 +12,13 @@ from tabagent.stores.vectors import Entry
 
 def reading(document: Document, chunk: Chunk) -> str:
     """The text that a model embeds: a chunk says more beside where it stands."""
-    place = " > ".join(dict.fromkeys([document.title, *chunk.headings]))
-    return f"{place}\n\n{chunk.text}" if place else chunk.text
+    return placed(document.title, chunk.headings, chunk.text)
+
+
+def placed(title: str, headings: Sequence[str], text: str) -> str:
+    """A text behind the path of headings that leads to it."""
+    place = " > ".join(part for part in dict.fromkeys([title, *headings]) if part)
+    return f"{place}\n\n{text}" if place else text
 
 
 def host_of(source: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ from tabagent.stores.records import Records
 PAGE: Final = 64  # rows of `incoming` that are looked at together
 AHEAD: Final = 8  # documents that are read before they are embedded
 GROUP: Final = 256  # chunks that are embedded together
+FLIGHTS: Final = 1  # groups that are embedded beside one: the worker never waits for the next
 LISTED: Final = 64  # documents of one transaction
 OURS: Final = (
     errors.NotFound, errors.Unavailable, errors.OutOfResources, errors.InternalError,
@@ -85,21 +86,33 @@ class Ingest:
         splitting = splitting_of(collection, model)
         queue: asyncio.Queue[_Read | None] = asyncio.Queue(AHEAD)
         reading = asyncio.create_task(self._read_all(live, splitting, queue))
+        embedding: deque[asyncio.Task[list[Fresh]]] = deque()
         saving: asyncio.Task[None] | None = None
+
+        async def save_first() -> None:
+            nonlocal saving
+            fresh = await embedding.popleft()
+            if saving:
+                await saving
+            saving = asyncio.create_task(self._save(live, fresh))
+
         try:
             ended = False
             while not ended:
                 group, ended = await _gather(queue)
-                fresh = await self._embed(live, group)
-                if saving:
-                    await saving
-                saving = asyncio.create_task(self._save(live, fresh))
+                embedding.append(asyncio.create_task(self._embed(live, group)))
+                if len(embedding) > FLIGHTS:
+                    await save_first()
+            while embedding:
+                await save_first()
             if saving:
                 await saving
             await reading  # raises what it died of
         finally:
-            reading.cancel()
-            for task in (reading, saving):
+            for task in (reading, *embedding, saving):
+                if task and task is not saving:
+                    task.cancel()
+            for task in (reading, *embedding, saving):
                 if task:
                     with suppress(asyncio.CancelledError, Exception):
                         await task

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tabagent.operation import Reply, Request
 from tabagent.parameters import Flag
@@ -15,16 +15,40 @@ from tabagent.stores.shapes import Status
 MOST_PAGE = 500
 LARGEST = 1_000_000  # characters of a message
 
-SessionId = Annotated[str, Field(min_length=1, max_length=128)]
+LEVELS = 32  # levels of metadata
+
+
+def _without_nul(said: str) -> str:
+    if "\0" in said:
+        raise ValueError("has a NUL character, which databases do not keep")
+    return said
+
+
+def _shallow(value: Any) -> Any:
+    inside, depth = [value], 0
+    while inside := [
+        item
+        for each in inside
+        if isinstance(each, dict | list)
+        for item in (each.values() if isinstance(each, dict) else each)
+    ]:
+        depth += 1
+        if depth > LEVELS:
+            raise ValueError(f"is nested deeper than {LEVELS} levels")
+    return value
+
+
+Line = Annotated[str, AfterValidator(_without_nul)]
+SessionId = Annotated[Line, Field(min_length=1, max_length=128)]
 NewId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-Title = Annotated[str, Field(max_length=300)]
-Tags = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=32)]
-Metadata = Annotated[dict[str, Any], Field(max_length=64)]
+Title = Annotated[Line, Field(max_length=300)]
+Tags = Annotated[list[Annotated[Line, Field(min_length=1, max_length=64)]], Field(max_length=32)]
+Metadata = Annotated[dict[str, Any], Field(max_length=64), AfterValidator(_shallow)]
 Limit = Annotated[int, Field(ge=1, le=MOST_PAGE)]
 Cursor = Annotated[
     str | None, Field(max_length=512, description="`next_cursor` of the page before.")
 ]
-System = Annotated[str, Field(max_length=LARGEST)]
+System = Annotated[Line, Field(max_length=LARGEST)]
 
 
 class CreateSession(Request):
@@ -34,7 +58,7 @@ class CreateSession(Request):
 
     id: NewId | None = Field(None, description="One of your own; made when left out.")
     title: Title | None = Field(None, description="Made from what is said when left out.")
-    model: str | None = Field(None, max_length=200, description="For requests that name none.")
+    model: Line | None = Field(None, max_length=200, description="For requests that name none.")
     system: System | None = Field(None, description="How the model should behave in it.")
     tags: Tags = []
     pinned: Flag = False
@@ -50,7 +74,7 @@ class UpdateSession(Request):
 
     session_id: SessionId
     title: Title | None = None
-    model: Annotated[str, Field(max_length=200)] | None = None
+    model: Annotated[Line, Field(max_length=200)] | None = None
     system: System | None = None
     tags: Tags | None = Field(None, description="All of them: others go.")
     pinned: Flag | None = None
@@ -90,10 +114,10 @@ class ListSessions(Request):
 
     cursor: Cursor = None
     limit: Limit = 50
-    search: str | None = Field(
+    search: Line | None = Field(
         None, max_length=500, description="In titles, and words in what was said."
     )
-    tag: str | None = Field(None, max_length=64)
+    tag: Line | None = Field(None, max_length=64)
     pinned: bool | None = None
     archived: bool | None = Field(False, description="`true`: these alone.")
 
@@ -214,9 +238,9 @@ class SaveMessage(Request):
     reasoning_content: str | None = Field(None, max_length=LARGEST)
     tool_calls: Annotated[list[Called], Field(max_length=64)] | None = None
     tool_call_id: str | None = Field(None, max_length=256)
-    model: str | None = Field(None, max_length=200)
-    usage: dict[str, Any] | None = None
-    finish_reason: str | None = Field(None, max_length=32)
+    model: Line | None = Field(None, max_length=200)
+    usage: Metadata | None = None
+    finish_reason: Line | None = Field(None, max_length=32)
     pinned: Flag = Field(False, description="Always shown to the model, however long it goes on.")
     metadata: Metadata = {}
     id: NewId | None = Field(None, description="One of your own; made when left out.")
@@ -231,8 +255,8 @@ class SaveMessage(Request):
             raise ValueError("a message has content or tool_calls")
         if (self.tool_call_id is not None) != (self.role == "tool"):
             raise ValueError("tool_call_id goes with the role tool, and only there")
-        if self.tool_calls and self.role != "assistant":
-            raise ValueError("tool_calls go with the role assistant")
+        if self.role != "assistant" and (self.tool_calls or self.reasoning_content):
+            raise ValueError("tool_calls and reasoning_content go with the role assistant")
         if self.branch is not None and self.replace_message_id is not None:
             raise ValueError("branch or replace_message_id, not both")
         return self
@@ -254,7 +278,14 @@ class UpdateMessage(Request):
     session_id: SessionId
     message_id: SessionId
     pinned: Flag | None = None
-    metadata: Metadata | None = None
+    metadata: Metadata | None = Field(None, description="All of it: other entries go.")
+
+    @model_validator(mode="after")
+    def _values(self) -> Self:
+        for name in ("pinned", "metadata"):
+            if name in self.model_fields_set and getattr(self, name) is None:
+                raise ValueError(f"{name} cannot be null")
+        return self
 
 
 class MessageInfo(Reply):

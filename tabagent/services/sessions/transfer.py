@@ -10,26 +10,26 @@ import json
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
-from typing import Any, Final, TypeVar
+from dataclasses import asdict, replace
+from typing import Any, Final
 
+from tabagent.errors import InvalidRequest
 from tabagent.parameters import invalid
+from tabagent.services.sessions.rows import BranchRow, MessageRow, SessionRow, check, load
 from tabagent.stores.ids import new_id
 from tabagent.stores.shapes import Branch, Message, Session
 
 VERSION: Final = 1
 HEAD: Final = re.compile(r"\A<!-- tabagent-session ([0-9a-f]{8}) (\{.*\}) -->\n")
 OWN: Final = ("writer", "number", "session_id")  # of this database alone
-STATUSES: Final = ("complete", "partial", "failed")
-ROLES: Final = ("system", "user", "assistant", "tool")
+KNOWN: Final = {"tabagent_session", "session", "branches", "messages"}
 Whole = tuple[Session, list[Branch], list[Message]]
-T = TypeVar("T", Session, Branch, Message)
 
 
 def to_json(session: Session, branches: Sequence[Branch], messages: Sequence[Message]) -> Any:
     return {
         "tabagent_session": VERSION,
-        "session": asdict(session),
+        "session": _about(session, messages),
         "branches": [asdict(branch) for branch in branches],
         "messages": [_row(message) for message in messages],
     }
@@ -39,19 +39,23 @@ def from_json(data: dict[str, Any]) -> Whole:
     """Raises InvalidRequest with the pointer of what cannot be taken."""
     if data.get("tabagent_session") != VERSION:
         raise invalid("/data", f"is not a session that was exported: tabagent_session is {VERSION}")
-    now = Session.new()
-    session = _read(Session, data.get("session", {}), "/data/session", asdict(now))
-    rows, branch_rows = _rows(data, "messages"), _rows(data, "branches")
+    if unknown := data.keys() - KNOWN:
+        raise invalid(f"/data/{min(unknown)}", "unknown field")
+    about = check(SessionRow, data.get("session", {}), "/data/session")
+    session = Session(**{**asdict(Session.new()), **_given(about, "id", "branch_id")})
     branches = [
-        _read(Branch, row, f"/data/branches/{n}", {}) for n, row in enumerate(branch_rows)
+        Branch(**check(BranchRow, row, f"/data/branches/{number}"))
+        for number, row in enumerate(_rows(data, "branches"))
     ] or [Branch(session.branch_id, None, -1, session.created_at)]
     messages = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(_rows(data, "messages")):
+        given = _given(check(MessageRow, row, f"/data/messages/{number}"), "id", "branch_id")
         defaults = {
-            "id": new_id("msg"), "branch_id": session.branch_id, "depth": number,
+            "id": new_id("msg"), "branch_id": session.branch_id, "depth": number, "content": None,
             "created_at": session.created_at,
         }  # fmt: skip
-        messages.append(_read(Message, row, f"/data/messages/{number}", defaults))
+        messages.append(Message(**{**defaults, **given, "number": number + 1}))
+    session.message_count = len(messages)
     _check(session, branches, messages)
     return session, branches, messages
 
@@ -61,7 +65,10 @@ def to_markdown(session: Session, branches: Sequence[Branch], messages: Sequence
     mark = secrets.token_hex(4)
     while mark in everything:
         mark = secrets.token_hex(4)
-    about = {"session": asdict(session), "branches": [asdict(branch) for branch in branches]}
+    about = {
+        "session": _about(session, messages),
+        "branches": [asdict(branch) for branch in branches],
+    }
     parts = [f"<!-- tabagent-session {mark} {_in_comment(about)} -->\n# {_line(session.title)}\n"]
     for message in messages:
         row = _row(message)
@@ -76,22 +83,25 @@ def to_markdown(session: Session, branches: Sequence[Branch], messages: Sequence
 
 def from_markdown(text: str) -> Whole:
     """Raises InvalidRequest when it was not exported from here, or what bears it is damaged."""
-    found = HEAD.match(text.replace("\r\n<!--", "\n<!--") if "\r\n<!-- " in text else text)
+    found = HEAD.match(text)
     if found is None:
         raise invalid("/text", "does not begin with the comment of an exported session")
     mark = found[1]
     try:
-        about = json.loads(found[2])
+        about = load(found[2])
         data = {"tabagent_session": VERSION, **about, "messages": []}
         for part in text.split(f"\n<!-- {mark} ")[1:]:
             line, _, rest = part.partition(" -->\n")
-            row = json.loads(line)
+            row = load(line)
             if "content" not in row:
                 row["content"] = rest.split("\n\n", 1)[1].removesuffix("\n")
             data["messages"].append(row)
     except (ValueError, IndexError, TypeError) as error:
         raise invalid("/text", "the comments that bear the session are damaged") from error
-    return from_json(data)
+    try:
+        return from_json(data)
+    except InvalidRequest as error:
+        raise invalid("/text", error.detail.removeprefix("/data/")) from None
 
 
 def with_new_ids(whole: Whole) -> Whole:
@@ -119,29 +129,15 @@ def _rows(data: dict[str, Any], name: str) -> list[Any]:
     return rows
 
 
-KINDS: Final[dict[str, tuple[type, ...]]] = {
-    "str": (str,), "str | None": (str, type(None)), "bool": (bool,), "int": (int,),
-    "float": (int, float), "dict[str, Any]": (dict,), "dict[str, Any] | None": (dict, type(None)),
-    "list[str]": (list,), "Any": (object,), "Status": (str,),
-}  # fmt: skip
+def _about(session: Session, messages: Sequence[Message]) -> dict[str, Any]:
+    """The number of the last message that is in the summary is this database's: its place goes."""
+    place = sum(message.number <= session.summary_until for message in messages)
+    return asdict(session) | {"summary_until": place}
 
 
-def _read(kind: type[T], row: Any, pointer: str, defaults: dict[str, Any]) -> T:
-    if not isinstance(row, dict):
-        raise invalid(pointer, "must be an object")
-    known = {f.name: str(f.type) for f in fields(kind) if f.name not in OWN}
-    for name, value in row.items():
-        if name not in known:
-            raise invalid(f"{pointer}/{name}", "unknown field")
-        kinds = KINDS[known[name]]
-        if not isinstance(value, kinds) or (
-            isinstance(value, bool) and bool not in kinds and (object not in kinds)
-        ):
-            raise invalid(f"{pointer}/{name}", f"must be {known[name]}")
-    try:
-        return kind(**{**defaults, **row})
-    except TypeError as error:
-        raise invalid(pointer, str(error).partition("()")[2].strip() or "is not whole") from error
+def _given(row: dict[str, Any], *made: str) -> dict[str, Any]:
+    """Without those that are to be made."""
+    return {key: value for key, value in row.items() if key not in made or value is not None}
 
 
 def _check(session: Session, branches: Sequence[Branch], messages: Sequence[Message]) -> None:
@@ -154,27 +150,29 @@ def _check(session: Session, branches: Sequence[Branch], messages: Sequence[Mess
         if branch.id in seen or (branch.parent_id is not None and branch.parent_id not in seen):
             raise invalid(f"/data/branches/{number}", "comes twice, or before its parent")
         seen.add(branch.id)
-    places: set[tuple[str, int]] = set()
+    places: dict[str, list[int]] = {branch.id: [] for branch in branches}
+    ids: set[str] = set()
     for number, message in enumerate(messages):
         pointer = f"/data/messages/{number}"
-        if message.role not in ROLES:
-            raise invalid(f"{pointer}/role", f"must be one of {', '.join(ROLES)}")
-        if message.status not in STATUSES:
+        if message.status == "pending":
             message.status = "partial"  # it was being written when it was exported
-        if not isinstance(message.content, str | list | None):
-            raise invalid(f"{pointer}/content", "must be a text, a list of parts, or null")
-        if isinstance(message.content, list) and not all(
-            isinstance(part, dict) for part in message.content
-        ):
-            raise invalid(f"{pointer}/content", "parts are objects")
-        place = message.branch_id, message.depth
-        if message.branch_id not in by_id or place in places or message.depth < 0:
-            raise invalid(pointer, "lies in no branch, or where another lies")
-        places.add(place)
-    for branch in branches:
-        depths = sorted(depth for id_, depth in places if id_ == branch.id)
-        if depths and depths != list(range(branch.fork_depth + 1, depths[-1] + 1)):
-            raise invalid("/data/messages", f"the branch {branch.id} has holes")
+        if message.branch_id not in places:
+            raise invalid(f"{pointer}/branch_id", "is none of the branches")
+        if message.id in ids:
+            raise invalid(f"{pointer}/id", "comes twice")
+        ids.add(message.id)
+        places[message.branch_id].append(message.depth)
+    lengths: dict[str, int] = {}
+    for number, branch in enumerate(branches):
+        own = sorted(places[branch.id])
+        shared = lengths[branch.parent_id] if branch.parent_id else 0
+        if branch.fork_depth >= shared:
+            raise invalid(f"/data/branches/{number}/fork_depth", "lies behind the parent's end")
+        if own != list(range(branch.fork_depth + 1, branch.fork_depth + 1 + len(own))):
+            raise invalid(
+                "/data/messages", f"the branch {branch.id} has holes, or two in one place"
+            )
+        lengths[branch.id] = branch.fork_depth + 1 + len(own)
 
 
 def _in_comment(value: Any) -> str:
