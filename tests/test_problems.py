@@ -23,8 +23,6 @@ from tests.live import FAKE, LiveServer, chat_body, eventually, fake_model
 from tests.transports.test_http import start_chat
 
 NOT_YET = {
-    "collection-not-found",
-    "document-not-found",
     "peer-not-found",
     "pull-in-progress",
     "gone",
@@ -131,6 +129,8 @@ PRODUCED: dict[str, Make] = {
     "model-not-found": chat("1", "no/such"),
     "request-not-found": post("/v1/halt", {"request_id": "none"}),
     "session-not-found": chat("1", session_id="sess_none"),
+    "collection-not-found": post("/v1/rag/collections/none/rebuild", {}),
+    "document-not-found": lambda s: s.client.get("/v1/rag/documents/doc_none"),
     "response-not-found": post(
         "/v1/responses", {"model": FAKE, "input": "1", "previous_response_id": "resp_1"}
     ),

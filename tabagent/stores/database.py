@@ -13,12 +13,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tabagent.stores.connection import Connection
 from tabagent.stores.migrations import MIGRATIONS, Dialect, Migrations
 from tabagent.stores.postgres import PostgresServer
 from tabagent.stores.sqlite_file import SqliteFile
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from tabagent.stores.postgres import PostgresEngine
+    from tabagent.stores.sqlite_engine import SqliteEngine
 
 
 class Database:
@@ -33,7 +35,7 @@ class Database:
             if isinstance(place, Path)
             else PostgresServer(place, migrations)
         )
-        self._engine: AsyncEngine | None = None
+        self._engine: SqliteEngine | PostgresEngine | None = None
         self._opening = asyncio.Lock()
         # SQLite lets one write at a time; who waits here is woken in turn and need not ask again.
         self._turn = asyncio.Lock() if self._side.one_writer else None
@@ -61,7 +63,7 @@ class Database:
         return self._side.run(statement) if self.made else []
 
     @asynccontextmanager
-    async def writing(self) -> AsyncGenerator[AsyncConnection, None]:
+    async def writing(self) -> AsyncGenerator[Connection, None]:
         """A transaction that is on the disk when the block has ended.
 
         Raises DatabaseBusy when another program writes, InsufficientStorage on a full disk.
@@ -74,42 +76,34 @@ class Database:
                 yield connection
 
     @asynccontextmanager
-    async def reading(self) -> AsyncGenerator[AsyncConnection, None]:
+    async def reading(self) -> AsyncGenerator[Connection, None]:
         """A view of the database as it is now, which nobody's writing disturbs or waits for."""
         async with self._transaction(reading=True) as connection:
             yield connection
 
     async def close(self) -> None:
         if self._engine:
-            await self._engine.dispose()
+            await self._engine.close()
             self._engine = None
 
     @asynccontextmanager
-    async def _transaction(self, *, reading: bool) -> AsyncGenerator[AsyncConnection, None]:
+    async def _transaction(self, *, reading: bool) -> AsyncGenerator[Connection, None]:
         from sqlalchemy.exc import DBAPIError
 
         engine = await self._opened()
         try:
-            async with engine.execution_options(reading=reading).begin() as connection:
+            async with engine.transaction(reading=reading) as connection:
                 yield connection
         except DBAPIError as error:
             raise self._side.typed(error.orig) from error
 
-    async def _opened(self) -> AsyncEngine:
-        if self._engine is not None:
-            return self._engine
+    async def _opened(self) -> SqliteEngine | PostgresEngine:
+        if (engine := self._engine) is not None:
+            return engine
         async with self._opening:
             if self._engine is None:
-                self._engine = await asyncio.to_thread(self._open)
+                self._engine = await asyncio.to_thread(self._side.engine)
             return self._engine
-
-    def _open(self) -> AsyncEngine:
-        from sqlalchemy.ext.asyncio import create_async_engine
-
-        self._side.prepare()
-        engine = create_async_engine(self._side.address)
-        self._side.listen(engine.sync_engine)
-        return engine
 
 
 def place_of(url: str | None, file: Path) -> Path | str:

@@ -7,10 +7,10 @@ from dataclasses import fields
 from typing import Final
 
 from sqlalchemy import and_, delete, insert, or_, select, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tabagent.errors import DocumentNotFound
 from tabagent.stores import tables as t
+from tabagent.stores.connection import Connection
 from tabagent.stores.cursors import cursor, position
 from tabagent.stores.database import Database
 from tabagent.stores.durable import durably
@@ -126,7 +126,7 @@ class DocumentStore:
 
         return await durably(write())
 
-    async def _replace(self, connection: AsyncConnection, one: Fresh) -> list[int]:
+    async def _replace(self, connection: Connection, one: Fresh) -> list[int]:
         document, c = one.document, t.documents.c
         gone = await _numbers(connection, [document.id])
         await connection.execute(delete(t.chunks).where(t.chunks.c.document_id == document.id))
@@ -247,14 +247,12 @@ class DocumentStore:
         await durably(write())
 
 
-async def put_vectors(
-    connection: AsyncConnection, model: str, vectors: Mapping[int, bytes]
-) -> None:
+async def put_vectors(connection: Connection, model: str, vectors: Mapping[int, bytes]) -> None:
     rows = [{"chunk": n, "model": model, "vector": vector} for n, vector in vectors.items()]
     if rows:
         await connection.execute(insert(t.vectors), rows)
 
 
-async def _numbers(connection: AsyncConnection, document_ids: Iterable[str]) -> list[int]:
+async def _numbers(connection: Connection, document_ids: Iterable[str]) -> list[int]:
     query = select(t.chunks.c.number).where(t.chunks.c.document_id.in_(document_ids))
     return [number for (number,) in await connection.execute(query)]

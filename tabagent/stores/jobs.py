@@ -8,10 +8,10 @@ from time import time
 from typing import Any, Final
 
 from sqlalchemy import and_, delete, func, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tabagent.errors import NotFound
 from tabagent.stores import tables as t
+from tabagent.stores.connection import Connection
 from tabagent.stores.cursors import cursor, position
 from tabagent.stores.database import Database
 from tabagent.stores.durable import durably
@@ -147,7 +147,7 @@ class JobStore:
         await durably(write())
 
 
-async def note(connection: AsyncConnection, job: Job, numbers: Sequence[int]) -> None:
+async def note(connection: Connection, job: Job, numbers: Sequence[int]) -> None:
     """Write how far a job is, in the transaction that it came so far in."""
     if numbers:
         await connection.execute(delete(t.incoming).where(t.incoming.c.number.in_(numbers)))
@@ -158,7 +158,7 @@ async def note(connection: AsyncConnection, job: Job, numbers: Sequence[int]) ->
     await connection.execute(update(t.jobs).where(t.jobs.c.id == job.id).values(**values))
 
 
-async def _insert(connection: AsyncConnection, incoming: Sequence[Incoming]) -> None:
+async def _insert(connection: Connection, incoming: Sequence[Incoming]) -> None:
     rows = [{k: v for k, v in asdict(one).items() if k != "number"} for one in incoming]
     if rows:
         await connection.execute(insert(t.incoming), rows)

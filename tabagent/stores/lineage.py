@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tabagent.errors import SessionNotFound
 from tabagent.stores import tables as t
+from tabagent.stores.connection import Connection
 from tabagent.stores.shapes import Branch
 
 DEEPEST = 2**31 - 1
@@ -27,7 +27,7 @@ class Stretch:
     last: int
 
 
-async def branches_of(connection: AsyncConnection, session_id: str) -> dict[str, Branch]:
+async def branches_of(connection: Connection, session_id: str) -> dict[str, Branch]:
     """All of a session, by their ids, the oldest first."""
     rows = await connection.execute(
         select(t.branches.c.id, t.branches.c.parent_id, t.branches.c.fork_depth,

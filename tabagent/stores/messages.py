@@ -8,11 +8,11 @@ from time import time
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tabagent.errors import NotFound
 from tabagent.stores import tables as t
 from tabagent.stores import words
+from tabagent.stores.connection import Connection
 from tabagent.stores.cursors import cursor, position
 from tabagent.stores.database import Database
 from tabagent.stores.durable import durably
@@ -69,7 +69,7 @@ class MessageStore:
 
     async def append_within(
         self,
-        connection: AsyncConnection,
+        connection: Connection,
         session_id: str,
         new: Sequence[Message],
         *,
@@ -273,7 +273,7 @@ class MessageStore:
 
     async def _place(
         self,
-        connection: AsyncConnection,
+        connection: Connection,
         session: Session,
         branch: str | None,
         replaces: str | None,
@@ -300,7 +300,7 @@ class MessageStore:
 
     async def _walk(
         self,
-        connection: AsyncConnection,
+        connection: Connection,
         stretches: Sequence[Stretch],
         edge: int | None,
         limit: int,

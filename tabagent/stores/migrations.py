@@ -166,14 +166,15 @@ DOCUMENTS: Final = (
     " stat TEXT NOT NULL,"  # of the file: size and time of its last change
     " version INTEGER NOT NULL,"
     " size_bytes BIGINT NOT NULL,"
-    " text TEXT NOT NULL,"
-    " links TEXT NOT NULL,"  # JSON
-    " pages TEXT NOT NULL,"  # JSON
     " tags TEXT NOT NULL,"  # JSON
     " metadata TEXT NOT NULL,"  # JSON
     " chunk_count INTEGER NOT NULL,"
     " created_at {real} NOT NULL,"
     " updated_at {real} NOT NULL,"
+    # What is long stands last: SQLite reads all that is before a column.
+    " links TEXT NOT NULL,"  # JSON
+    " pages TEXT NOT NULL,"  # JSON
+    " text TEXT NOT NULL,"
     " UNIQUE (collection, source))",
     "CREATE INDEX documents_listed ON documents (collection, updated_at, id)",
     "CREATE INDEX documents_by_folder ON documents (folder_id)",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from time import strftime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +16,7 @@ from tabagent.stores.unusable import DatabaseUnusable, NewerDatabase
 
 if TYPE_CHECKING:
     import psycopg
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +37,7 @@ class PostgresServer:
 
     def __init__(self, url: str, migrations: Migrations) -> None:
         self._url, self._migrations = url, migrations
-        self.address = re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
+        self._address = re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
 
     def check(self) -> None:
         """Bring it to the newest shape. Blocks. Raises DatabaseUnusable."""
@@ -49,9 +52,6 @@ class PostgresServer:
                 "look at database_url, and whether the server runs",
             ) from error
 
-    def prepare(self) -> None:
-        """A start has done it."""
-
     def run(self, statement: str) -> list[tuple[Any, ...]]:
         psycopg = _driver()
         try:
@@ -64,8 +64,9 @@ class PostgresServer:
                 "look at database_url, and whether the server runs",
             ) from error
 
-    def listen(self, engine: Any) -> None:
-        """Its ways of beginning a transaction are SQLAlchemy's."""
+    def engine(self) -> PostgresEngine:
+        """Connections for an event loop. Blocks."""
+        return PostgresEngine(self._address)
 
     def typed(self, error: BaseException | None) -> TabAgentError:
         """What a caller is told of a write that failed. Nothing of it was kept."""
@@ -99,6 +100,24 @@ class PostgresServer:
                 run("DELETE FROM schema_version")
                 run("INSERT INTO schema_version VALUES (%s)", (number,))
                 log.info("database_migrated", version=number)
+
+
+class PostgresEngine:
+    """Connections to one server."""
+
+    def __init__(self, address: str) -> None:
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        self._engine = create_async_engine(address)
+
+    @asynccontextmanager
+    async def transaction(self, *, reading: bool) -> AsyncGenerator[AsyncConnection, None]:
+        """What was written in the block is on the disk at its end. Raises DBAPIError."""
+        async with self._engine.begin() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        await self._engine.dispose()
 
 
 def _back_up(connection: psycopg.Connection, version: int) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from time import time
 
 from sqlalchemy import and_, delete, exists, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tabagent.errors import ResponseNotFound
 from tabagent.stores import tables as t
+from tabagent.stores.connection import Connection
 from tabagent.stores.database import Database
 from tabagent.stores.durable import durably
 from tabagent.stores.lineage import branches_of, path
@@ -96,7 +96,7 @@ class ResponseStore:
 
         await durably(write())
 
-    async def _up_to(self, connection: AsyncConnection, last: Message) -> list[Message]:
+    async def _up_to(self, connection: Connection, last: Message) -> list[Message]:
         c = t.messages.c
         found: list[Message] = []
         branches = await branches_of(connection, last.session_id)

@@ -7,11 +7,11 @@ from dataclasses import fields
 from typing import Any, Final
 
 from sqlalchemy import Row, delete, func, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tabagent.errors import Conflict, NotFound, SessionNotFound
 from tabagent.stores import tables as t
 from tabagent.stores import words
+from tabagent.stores.connection import Connection
 from tabagent.stores.migrations import Dialect
 from tabagent.stores.shapes import Branch, Message, Session
 from tabagent.stores.unread import note_messages
@@ -23,18 +23,18 @@ SESSION: Final = [getattr(t.sessions.c, f.name) for f in fields(Session) if f.na
 MESSAGE: Final = [getattr(t.messages.c, f.name) for f in fields(Message)]
 
 
-async def session_of(connection: AsyncConnection, session_id: str) -> Session:
+async def session_of(connection: Connection, session_id: str) -> Session:
     row = (await connection.execute(select(*SESSION).where(t.sessions.c.id == session_id))).first()
     return await _one(connection, row, session_id)
 
 
-async def locked(connection: AsyncConnection, session_id: str) -> Session:
+async def locked(connection: Connection, session_id: str) -> Session:
     """The same, and nobody else writes into it until this transaction has ended."""
     query = select(*SESSION).where(t.sessions.c.id == session_id).with_for_update()
     return await _one(connection, (await connection.execute(query)).first(), session_id)
 
 
-async def _one(connection: AsyncConnection, row: Row[Any] | None, session_id: str) -> Session:
+async def _one(connection: Connection, row: Row[Any] | None, session_id: str) -> Session:
     if row is None:
         raise SessionNotFound(f"there is no session {session_id}", param="session_id")
     session = Session(*tuple(row))
@@ -42,7 +42,7 @@ async def _one(connection: AsyncConnection, row: Row[Any] | None, session_id: st
     return session
 
 
-async def add_tags(connection: AsyncConnection, sessions: Sequence[Session]) -> None:
+async def add_tags(connection: Connection, sessions: Sequence[Session]) -> None:
     by_id = {session.id: session for session in sessions}
     tags = t.session_tags.c
     rows = await connection.execute(
@@ -52,14 +52,14 @@ async def add_tags(connection: AsyncConnection, sessions: Sequence[Session]) -> 
         by_id[id_].tags.append(tag)
 
 
-async def set_tags(connection: AsyncConnection, session_id: str, tags: Iterable[str]) -> None:
+async def set_tags(connection: Connection, session_id: str, tags: Iterable[str]) -> None:
     c = t.session_tags.c
     await connection.execute(delete(t.session_tags).where(c.session_id == session_id))
     if rows := [{"session_id": session_id, "tag": tag} for tag in sorted(set(tags))]:
         await connection.execute(insert(t.session_tags), rows)
 
 
-async def message_of(connection: AsyncConnection, session_id: str, message_id: str) -> Message:
+async def message_of(connection: Connection, session_id: str, message_id: str) -> Message:
     c = t.messages.c
     query = select(*MESSAGE).where(c.id == message_id, c.session_id == session_id)
     row = (await connection.execute(query)).first()
@@ -68,14 +68,14 @@ async def message_of(connection: AsyncConnection, session_id: str, message_id: s
     return Message(*row)
 
 
-async def length(connection: AsyncConnection, branches: dict[str, Branch], branch_id: str) -> int:
+async def length(connection: Connection, branches: dict[str, Branch], branch_id: str) -> int:
     """How many messages a branch has, with those before its fork."""
     c = t.messages.c
     deepest = await connection.scalar(select(func.max(c.depth)).where(c.branch_id == branch_id))
     return (branches[branch_id].fork_depth if deepest is None else int(deepest)) + 1
 
 
-async def insert_session(connection: AsyncConnection, session: Session) -> None:
+async def insert_session(connection: Connection, session: Session) -> None:
     """Save it as it is, with its tags. Raises Conflict when its id is taken."""
     c = t.sessions.c
     if await connection.scalar(select(c.id).where(c.id == session.id)):
@@ -86,7 +86,7 @@ async def insert_session(connection: AsyncConnection, session: Session) -> None:
 
 
 async def insert_branches(
-    connection: AsyncConnection, session_id: str, branches: Sequence[Branch]
+    connection: Connection, session_id: str, branches: Sequence[Branch]
 ) -> None:
     """Save them as they are, parents before children."""
     c = t.branches.c
@@ -106,7 +106,7 @@ async def insert_branches(
 
 
 async def insert_messages(
-    connection: AsyncConnection, dialect: Dialect, placed: Sequence[Message]
+    connection: Connection, dialect: Dialect, placed: Sequence[Message]
 ) -> None:
     """Save rows as they are, and note their numbers in them."""
     columns = [column.name for column in MESSAGE if column.name != "number"]

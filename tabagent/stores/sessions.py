@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any, Final, Literal
 
 from sqlalchemy import and_, delete, exists, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tabagent.errors import SessionNotFound
 from tabagent.stores import tables as t
 from tabagent.stores import words
+from tabagent.stores.connection import Connection
 from tabagent.stores.cursors import cursor, position
 from tabagent.stores.database import Database
 from tabagent.stores.durable import durably
@@ -184,7 +184,7 @@ class SessionStore:
                 change = update(t.sessions).where(c.id == session.id)
                 await connection.execute(change.values(summary_until=max(until, default=0)))
 
-    async def _sessions_that_say(self, connection: AsyncConnection, query: str) -> list[str]:
+    async def _sessions_that_say(self, connection: Connection, query: str) -> list[str]:
         found = await words.find(connection, self._database.dialect, query, MATCHES, every=True)
         numbers = [number for number, _ in found]
         rows = await connection.execute(

@@ -15,6 +15,7 @@ import structlog
 
 from tabagent.errors import DatabaseBusy, InsufficientStorage, InternalError, TabAgentError
 from tabagent.stores.migrations import MIGRATIONS, Migrations, statements
+from tabagent.stores.sqlite_engine import SqliteEngine
 from tabagent.stores.unusable import DatabaseUnusable, NewerDatabase
 
 log = structlog.get_logger(__name__)
@@ -37,7 +38,6 @@ class SqliteFile:
 
     def __init__(self, path: Path, migrations: Migrations) -> None:
         self.path, self._migrations = path, migrations
-        self.address = f"sqlite+aiosqlite:///{path}"
 
     @property
     def made(self) -> bool:
@@ -57,22 +57,10 @@ class SqliteFile:
         with self._usable(), closing(connect(self.path)) as connection:
             return connection.execute(statement).fetchall()
 
-    def listen(self, engine: Any) -> None:
-        """Have SQLAlchemy's connections be as ours, and say how transactions begin."""
-        from sqlalchemy import event
-
-        def connected(connection: Any, record: object) -> None:
-            connection.isolation_level = None  # SQLAlchemy begins, not the driver
-            for pragma in PRAGMAS:
-                connection.execute(pragma)
-
-        def begin(connection: Any) -> None:
-            # One that would only later want to write could find that another has: not so.
-            reads = connection.get_execution_options().get("reading")
-            connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-        event.listen(engine, "connect", connected)
-        event.listen(engine, "begin", begin)
+    def engine(self) -> SqliteEngine:
+        """Connections for an event loop. Blocks."""
+        self.prepare()
+        return SqliteEngine(self.path, PRAGMAS)
 
     def typed(self, error: BaseException | None) -> TabAgentError:
         return typed(error)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sqlalchemy import insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tabagent.stores import tables as t
+from tabagent.stores.connection import Connection
 from tabagent.stores.shapes import Message
 
 READ = ("user", "assistant")
 
 
-async def note_messages(connection: AsyncConnection, messages: Iterable[Message]) -> None:
+async def note_messages(connection: Connection, messages: Iterable[Message]) -> None:
     """Those that say something, as they will stay."""
     numbers = [
         m.number for m in messages if m.role in READ and m.status != "pending" and m.text.strip()
@@ -27,7 +27,7 @@ async def note_messages(connection: AsyncConnection, messages: Iterable[Message]
         await connection.execute(insert(t.unread_messages), rows)
 
 
-async def note_document(connection: AsyncConnection, document_id: str) -> None:
+async def note_document(connection: Connection, document_id: str) -> None:
     c = t.unread_documents.c
     if await connection.scalar(select(c.document).where(c.document == document_id)) is None:
         await connection.execute(insert(t.unread_documents).values(document=document_id))

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tabagent.stores.connection import Connection
 from tabagent.stores.migrations import Dialect
 from tabagent.stores.spacing import spaced
 
@@ -35,7 +35,7 @@ LARGEST: Final = 500_000  # characters of a message that are found; PostgreSQL t
 
 
 async def put(
-    connection: AsyncConnection, dialect: Dialect, rows: Iterable[tuple[int, str]], *, again: bool
+    connection: Connection, dialect: Dialect, rows: Iterable[tuple[int, str]], *, again: bool
 ) -> None:
     """Have messages be found by their words; `again` when they were before."""
     values = [
@@ -50,7 +50,7 @@ async def put(
 
 
 async def find(
-    connection: AsyncConnection, dialect: Dialect, query: str, most: int, *, every: bool
+    connection: Connection, dialect: Dialect, query: str, most: int, *, every: bool
 ) -> list[tuple[int, float]]:
     """(message's number, score), the best first: those with every word, or with any.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from tabagent.errors import DatabaseBusy, InsufficientStorage
 from tabagent.stores.database import Database
@@ -149,7 +150,7 @@ async def test_what_is_written_is_private_durable_and_read_again(file: Path) -> 
     await saved.set("b", None)
     async with database.writing() as connection:
         pragmas = [
-            (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
+            (await connection.execute(text(f"PRAGMA {name}"))).scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         ]
     assert pragmas == ["wal", 2, 1, 5000]
