@@ -12,7 +12,7 @@ import structlog
 
 from tabagent.catalog.models import Model
 from tabagent.config import Settings
-from tabagent.errors import Conflict, IndexRebuilding, TabAgentError
+from tabagent.errors import CollectionNotFound, Conflict, IndexRebuilding, TabAgentError
 from tabagent.journal import Journal
 from tabagent.replies.changes import DocumentChange
 from tabagent.replies.jobs import JobInfo
@@ -134,8 +134,16 @@ class Library:
                 pass  # somebody else made it just now
         return await self.records.collections.get(name)
 
-    async def there(self, name: str) -> bool:
-        return await self.records.collections.find(name) is not None
+    async def named(self, names: Sequence[str]) -> list[Collection]:
+        """Collections to look in; the default one need not have been made yet.
+
+        Raises CollectionNotFound.
+        """
+        found = await self.records.collections.named(names)
+        for name in names:
+            if name not in found and name != DEFAULT:
+                raise CollectionNotFound(f"there is no collection {name}", param="collections")
+        return list(found.values())
 
     async def delete_collection(self, name: str) -> None:
         """With everything in it. Raises CollectionNotFound."""

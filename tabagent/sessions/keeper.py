@@ -18,7 +18,7 @@ import structlog
 from tabagent import wire
 from tabagent.catalog.models import Model
 from tabagent.config import Settings
-from tabagent.errors import QueueTimeout, TabAgentError
+from tabagent.errors import QueueTimeout, ShuttingDown, TabAgentError
 from tabagent.parameters import invalid
 from tabagent.parameters.session import SessionParameters
 from tabagent.replies.answer import Choice
@@ -107,6 +107,8 @@ class KeptTurn(Turn):
                 self._usage = step
 
     async def end(self, response: Response | None = None) -> None:
+        if self.closed:  # by a server that stops
+            return
         self.closed = True
         ending = self._choice.ending
         stopped = ending is None or ending.cause == "halted"
@@ -227,7 +229,10 @@ class Keeper:
         self._work(write())
 
     async def stop(self) -> None:
-        """Wait until all that was cut off is written."""
+        """Cut off what goes on, and wait until all of it is written."""
+        for turn in list(self._open.values()):
+            if not turn.closed:
+                turn.cut(ShuttingDown("the server stopped"))
         if self._writer:
             self._writer.cancel()
         if self._tasks:

@@ -43,6 +43,14 @@ class CollectionStore:
             row = (await connection.execute(query)).first()
             return Collection(*tuple(row)) if row else None
 
+    async def named(self, names: Sequence[str]) -> dict[str, Collection]:
+        """Those of these that there are."""
+        if not self._database.made:
+            return {}
+        async with self._database.reading() as connection:
+            query = select(*COLLECTION).where(t.collections.c.name.in_(names))
+            return {row[0]: Collection(*tuple(row)) for row in await connection.execute(query)}
+
     async def get(self, name: str) -> Collection:
         """Raises CollectionNotFound."""
         found = await self.find(name)

@@ -98,12 +98,13 @@ class Database:
             raise self._side.typed(error.orig) from error
 
     async def _opened(self) -> SqliteEngine | PostgresEngine:
-        if (engine := self._engine) is not None:
-            return engine
-        async with self._opening:
-            if self._engine is None:
-                self._engine = await asyncio.to_thread(self._side.engine)
+        if self._engine is not None:
             return self._engine
+        async with self._opening:
+            engine = self._engine  # another may have opened it meanwhile
+            if engine is None:
+                engine = self._engine = await asyncio.to_thread(self._side.engine)
+            return engine
 
 
 def place_of(url: str | None, file: Path) -> Path | str:

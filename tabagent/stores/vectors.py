@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -28,9 +27,12 @@ log = structlog.get_logger(__name__)
 
 EXACT_BELOW: Final = 10_000  # rows; so many are compared one by one in a few milliseconds
 GROWN: Final = 4  # times as many rows as when an index was made: it is made anew
-PROBES: Final = 20  # partitions that are looked into, of as many as the root of all rows
+PIECES: Final = 3  # parts of an index, which grow by what is added, until it is made anew when idle
+PARTITION: Final = 200_000  # rows of one graph of neighbours
+PROBES: Final = 8  # graphs that are looked into
+EFFORT: Final = 200  # candidates in each: finds 96 of the nearest hundred in 100,000
 WRITES: Final = 32  # after so many a table's files are joined
-KEPT_S: Final = 600  # old versions, which somebody may be reading
+KEPT_S: Final = 60  # old versions, which somebody may be reading
 INDEX_CACHE: Final = 512 * 2**20  # bytes; an index of 100,000 vectors has a fifth of it
 METADATA_CACHE: Final = 64 * 2**20
 SEPARATOR: Final = "\x1f"  # around each tag
@@ -97,7 +99,7 @@ class _Open:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of whoever changes it
     said: bool = False  # whether its words have an index
     near: int = 0  # rows when the index of its vectors was made; 0: it has none
-    tended: float = 0.0
+    tended: bool = False  # whether somebody is at it
 
 
 class VectorStore:
@@ -243,7 +245,7 @@ class VectorStore:
         found = self._table(name)
         query = found.table.query().nearest_to(vector).distance_type("cosine")
         if found.near:
-            query = query.nprobes(PROBES)
+            query = query.nprobes(PROBES).ef(EFFORT)
         if (condition := where.expression()) is not None:
             query = query.where(condition)
         rows = await _lost(query.select(["number", "_distance"]).limit(most).to_arrow())
@@ -274,15 +276,31 @@ class VectorStore:
         Answers go on meanwhile. Raises IndexLost.
         """
         found = self._tables.get(name)
-        if found is None or not (found.writes >= WRITES or (now and found.writes)):
+        due = found and not found.tended and (found.writes >= WRITES or (now and found.writes))
+        if found is None or not due:
             return
-        async with found.turn:
+        found.tended = True
+        try:
             rows = await _lost(found.table.count_rows())
-            if rows >= EXACT_BELOW and rows >= GROWN * found.near:
+            if rows >= EXACT_BELOW and (
+                rows >= GROWN * found.near or (now and await self._pieces(found) > PIECES)
+            ):
+                # Seconds to a minute of work: what is written meanwhile is put in afterwards.
                 await _lost(found.table.create_index("vector", config=_near(rows), replace=True))
                 found.near = rows
-            await _lost(found.table.optimize(cleanup_older_than=timedelta(seconds=KEPT_S)))
-            found.writes, found.tended = 0, monotonic()
+            async with found.turn:
+                await _lost(found.table.optimize(cleanup_older_than=timedelta(seconds=KEPT_S)))
+                found.writes = 0
+        finally:
+            found.tended = False
+
+    async def _pieces(self, found: _Open) -> int:
+        """Of how many parts the index of vectors is; each one is searched."""
+        for index in await _lost(found.table.list_indices()):
+            if index.columns == ["vector"]:
+                stats = await _lost(found.table.index_stats(index.name))
+                return stats.num_indices or 1 if stats else 1
+        return 1
 
     def forget(self, name: str) -> None:
         """Let go of a table that turned out to be damaged."""
@@ -324,10 +342,9 @@ def _full_text() -> Any:
 
 
 def _near(rows: int) -> Any:
-    from lancedb.index import IvfFlat
+    from lancedb.index import IvfHnswSq
 
-    # Its vectors stay whole: of those in the partitions that it looks into, likeness is exact.
-    return IvfFlat(distance_type="cosine", num_partitions=max(int(rows**0.5), 1))
+    return IvfHnswSq(distance_type="cosine", num_partitions=-(-rows // PARTITION))
 
 
 def _among(numbers: Sequence[int]) -> Any:

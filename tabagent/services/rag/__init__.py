@@ -12,7 +12,7 @@ from tabagent.operation import Call
 from tabagent.replies.generation import Ended, Generator
 from tabagent.replies.usage import timings, token_usage
 from tabagent.retrieval import prompting
-from tabagent.retrieval.library import DEFAULT, Library
+from tabagent.retrieval.library import Library
 from tabagent.retrieval.passages import source
 from tabagent.retrieval.search import Hit, Rerank, Wish
 from tabagent.services.rag.shapes import (
@@ -84,11 +84,7 @@ class Rag:
         yield RagStep(done)
 
     async def _found(self, request: RagRequest, query: str) -> list[Hit]:
-        collections = [
-            await self._library.collection(name)
-            for name in request.collections
-            if name != DEFAULT or await self._library.there(name)
-        ]
+        collections = await self._library.named(request.collections)
         rerank = None
         if request.rerank:
             rerank = self._reranker(request.rerank if isinstance(request.rerank, str) else None)

@@ -6,11 +6,20 @@ import json
 import math
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, Strict, ValidationError
+from pydantic import Field, Strict, Tag, ValidationError
 
 from tabagent.operation import Request
 from tabagent.parameters import Flag, Number, Whole, invalid
-from tabagent.services.sessions.shapes import Line, Metadata, NewId, Part, Role, Tags, Title
+from tabagent.services.sessions.shapes import (
+    KIND_OF_CONTENT,
+    Line,
+    Metadata,
+    NewId,
+    Part,
+    Role,
+    Tags,
+    Title,
+)
 from tabagent.stores.lineage import DEEPEST
 
 DEPTH: Final = 60  # levels of an export, as deep as a request may be
@@ -80,7 +89,14 @@ class MessageRow(Request):
     branch_id: NewId | None = None
     depth: Depth = 0
     role: Role
-    content: Text | Annotated[list[Part], Field(min_length=1)] | None = None
+    content: (
+        Annotated[
+            Annotated[Text, Tag("string")]
+            | Annotated[list[Part], Field(min_length=1), Tag("parts")],
+            KIND_OF_CONTENT,
+        ]
+        | None
+    ) = None
     extra: ExtraRow = ExtraRow()
     status: Literal["complete", "pending", "partial", "failed"] = "complete"
     model: Line | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from tabagent.operation import Reply, Request
 from tabagent.parameters import Flag
@@ -215,10 +215,12 @@ class Called(Request):
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
-Content = (
-    Annotated[str, Field(max_length=LARGEST)]
-    | Annotated[list[Part], Field(min_length=1, max_length=512)]
-)
+KIND_OF_CONTENT = Discriminator(lambda value: "parts" if isinstance(value, list) else "string")
+Content = Annotated[
+    Annotated[str, Field(max_length=LARGEST), Tag("string")]
+    | Annotated[list[Part], Field(min_length=1, max_length=512), Tag("parts")],
+    KIND_OF_CONTENT,
+]
 Role = Literal["system", "user", "assistant", "tool"]
 
 
