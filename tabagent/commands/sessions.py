@@ -249,7 +249,8 @@ def _text(row: dict[str, Any]) -> str:
 
 def plain(said: str) -> str:
     """Without what would command the terminal."""
-    return "".join(c if c.isprintable() or c in SHOWN_CONTROLS else " " for c in said)
+    lines = said.replace("\r\n", "\n")
+    return "".join(c if c.isprintable() or c in SHOWN_CONTROLS else " " for c in lines)
 
 
 def short(id_: str) -> str:

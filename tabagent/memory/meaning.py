@@ -120,8 +120,10 @@ class Meaning:
         model = await self.model()
         if model is None:
             return None
-        if not self._records.database.made or self._saved.get(MODEL) != model:
+        if not self._records.database.made:
             return [], 0
+        if self._saved.get(MODEL) != model:
+            return [], await self._records.memory.waiting()
         vector = await self._embedder.query(model, query)
         hits = await self.near(vector, most, session_id)
         return hits, await self._records.memory.waiting()

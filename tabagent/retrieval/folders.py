@@ -45,6 +45,7 @@ class Folders:
         self._records, self._jobs, self._ingest = records, jobs, ingest
         self._index, self._tell = index, tell
         self._watcher: asyncio.Task[None] | None = None
+        self._began = time()
 
     async def scan(self, folder: Folder) -> LiveJob:
         """Begin a job that brings the collection in line with the folder."""
@@ -63,27 +64,33 @@ class Folders:
             await asyncio.wait([self._watcher])
 
     async def _watch(self) -> None:
-        first = True
         while True:
             try:
                 folders = await self._records.collections.folders()
                 for folder in folders:
-                    due = first or time() - (folder.scanned_at or 0) >= folder.every_s
+                    last = folder.scanned_at or 0
+                    due = last < self._began or time() - last >= folder.every_s
                     if folder.watch and due and not self._jobs.at_work(folder.collection):
                         await self.scan(folder)
             except TabAgentError as error:
                 log.warning("folders_not_watched", code=error.slug)
-            first = False
             await asyncio.sleep(LOOK_S)
 
     async def work(self, live: LiveJob) -> None:
         """Look the folder over, from the beginning, and read what is not known."""
         folder = await self._records.collections.folder(live.job.subject)
+        # Now, so that one that cannot be read is not looked over again and again.
+        await self._records.collections.scanned(folder.id)
         live.job.counts.clear()
+        live.job.failures.clear()
         await self._records.jobs.forget(live.job.id)
-        files = await asyncio.to_thread(_files, Path(folder.path), folder.patterns)
+        files, closed = await asyncio.to_thread(_files, Path(folder.path), folder.patterns)
         known = await self._records.collections.stats(folder.id)
-        gone = [id_ for source, (id_, _) in known.items() if source not in files]
+        gone = [
+            id_
+            for source, (id_, _) in known.items()
+            if source not in files and not source.startswith(closed)
+        ]
         changed = [
             Incoming(live.job.id, folder.collection, source, folder.id, path, stat)
             for source, (path, stat) in files.items()
@@ -97,7 +104,6 @@ class Folders:
         live.job.count("removed", len(gone))
         self._jobs.told(live)
         await self._ingest.work(live)
-        await self._records.collections.scanned(folder.id)
 
     async def forget(self, collection: str, document_ids: list[str]) -> list[Document]:
         """Take documents out of the database and the index. Returns those that were there."""
@@ -113,13 +119,24 @@ class Folders:
         return there
 
 
-def _files(root: Path, patterns: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """(path, size and time of change) of each file to be read, by its source, in order."""
+def _files(
+    root: Path, patterns: Iterable[str]
+) -> tuple[dict[str, tuple[str, str]], tuple[str, ...]]:
+    """(path, size and time of change) of each file to be read, by its source, in order; and the
+    folders that could not be looked into, of whose files nothing is known.
+    """
     if not root.exists():
         raise NotFound("the folder is not there")
+    closed: list[str] = []
+
+    def note(error: OSError) -> None:
+        closed.append(Path(str(error.filename)).as_uri() + "/")
+
     wanted = [pattern.lower() for pattern in patterns] or PATTERNS
     found: dict[str, tuple[str, str]] = {}
-    places = [(str(root.parent), [], [root.name])] if root.is_file() else os.walk(root)
+    places = (
+        [(str(root.parent), [], [root.name])] if root.is_file() else os.walk(root, onerror=note)
+    )
     for place, folders, names in places:
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in SKIPPED)
         for name in sorted(names):
@@ -131,4 +148,4 @@ def _files(root: Path, patterns: Iterable[str]) -> dict[str, tuple[str, str]]:
             except OSError:
                 continue  # it went just now, or leads nowhere
             found[path.as_uri()] = str(path), f"{stat.st_size}:{stat.st_mtime_ns}"
-    return found
+    return found, tuple(closed)

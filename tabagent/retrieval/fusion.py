@@ -50,5 +50,6 @@ def varied(
         rest.remove(best)
         chosen.append(best)
         for item in rest:
-            likeness[item] = max(likeness[item], float(vectors[item] @ vectors[best]))
+            if vectors[item].shape == vectors[best].shape:  # else they are of different models
+                likeness[item] = max(likeness[item], float(vectors[item] @ vectors[best]))
     return chosen

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
-from tabagent.errors import IndexRebuilding
+from tabagent.errors import IndexRebuilding, TabAgentError
 from tabagent.stores.vectors import Entry, Filter, IndexLost, VectorStore
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 BATCH: Final = 2000  # rows that are put in at once
 TEND_S: Final = 5.0  # after the last write
+READY_S: Final = 3.0  # that a search waits for a table to be made
 Hits = list[tuple[int, float]]
 
 
@@ -50,6 +51,7 @@ class Index:
         self._store, self._record = store, record
         self._trusted: set[str] = set()  # compared with the database since the start
         self._building: dict[str, asyncio.Task[None]] = {}
+        self._read: dict[str, int] = {}  # the highest number that a table was made of
         self._turns: dict[str, asyncio.Lock] = {}
         self._tending: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -62,19 +64,17 @@ class Index:
         name = table_name(subject, model)
         if not added and not removed:
             return
-        removed = list(removed)
-        if name in self._building:
-            await self._built(name)
-            removed += [entry.number for entry in added]  # it may have read them already
         try:
             async with self._turn(name):
                 if not await self._store.open(name):
-                    if not added:
-                        return
-                    await self._fill(name, subject, model)
+                    if added:
+                        await self._fill(name, subject, model)
                     return
-                if removed:
-                    await self._store.remove(name, removed)
+                # Whoever made the table meanwhile may have read them in the database already.
+                read = self._read.get(name, 0)
+                there = [entry.number for entry in added if entry.number <= read]
+                if removed or there:
+                    await self._store.remove(name, [*removed, *there])
                 await self._store.add(name, added)
         except IndexLost as error:
             self._lost(name, subject, model, error)
@@ -129,13 +129,23 @@ class Index:
     async def ready(self, subject: str, model: str) -> None:
         """Have the table be there and be compared. Raises IndexRebuilding while that takes long."""
         name = table_name(subject, model)
-        if name not in self._trusted and name not in self._building:
+        if name in self._trusted:
+            return
+        if name not in self._building:
             self._build(name, subject, model)
-        if name in self._building:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._building[name]), 1.0)
-            if name in self._building and not await self._store.open(name):
-                raise self._rebuilding()
+        await asyncio.wait([self._building[name]], timeout=READY_S)
+        if name not in self._trusted:
+            raise self._rebuilding()
+
+    async def made(self, subject: str, model: str) -> None:
+        """The same, however long it takes. Raises IndexRebuilding where it cannot be made now."""
+        name = table_name(subject, model)
+        if name not in self._trusted:
+            if name not in self._building:
+                self._build(name, subject, model)
+            await self._built(name)
+        if name not in self._trusted:
+            raise self._rebuilding()
 
     async def rebuild(self, subject: str, model: str) -> None:
         """Make the table anew, from what the database has."""
@@ -143,9 +153,7 @@ class Index:
         self._trusted.discard(name)
         async with self._turn(name):
             await self._store.drop(name)
-        if name not in self._building:
-            self._build(name, subject, model)
-        await self._built(name)
+        await self.made(subject, model)
 
     async def stop(self) -> None:
         for timer in self._tending.values():
@@ -168,15 +176,18 @@ class Index:
 
         def ended(task: asyncio.Task[None]) -> None:
             self._building.pop(name, None)
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if task.cancelled() or (error := task.exception()) is None:
+                return
+            if isinstance(error, IndexLost | TabAgentError):  # a full disk; it is tried again
+                log.warning("index_not_rebuilt", table=name, why=str(error))
+            else:
                 log.error("index_not_rebuilt", table=name, exc_info=error)
 
         task.add_done_callback(ended)
 
     async def _built(self, name: str) -> None:
         if task := self._building.get(name):
-            with suppress(Exception):
-                await asyncio.shield(task)
+            await asyncio.wait([task])
 
     async def _reconcile(self, name: str, subject: str, model: str) -> None:
         """Take out of the table what the database has not, and put in what it lacks."""
@@ -184,7 +195,7 @@ class Index:
             try:
                 if await self._store.open(name):
                     there = await self._store.numbers(name)
-                    wanted = set(await self._record.numbers(subject, model))
+                    wanted = set(await self._wanted(name, subject, model))
                     known = set(there)
                     if len(known) < len(there):
                         raise IndexLost("rows are there twice")
@@ -202,17 +213,25 @@ class Index:
         self._tend_later(name)
 
     async def _fill(self, name: str, subject: str, model: str) -> None:
-        """Make the table and put everything in."""
-        numbers = await self._record.numbers(subject, model)
+        """Make the table and put everything in. Until then it is not trusted."""
+        self._trusted.discard(name)
+        numbers = await self._wanted(name, subject, model)
         sample = await self._record.entries(numbers[:1], model)
         if not sample:
             self._store.forget(name)
+            self._trusted.add(name)
             return
         await self._store.make(name, len(sample[0].vector) // 4)
         await self._put(name, model, numbers)
         self._trusted.add(name)
         if len(numbers) > BATCH:
             await self._store.tend(name, now=True)
+
+    async def _wanted(self, name: str, subject: str, model: str) -> list[int]:
+        """What the database has now."""
+        numbers = await self._record.numbers(subject, model)
+        self._read[name] = max(numbers, default=0)
+        return numbers
 
     async def _put(self, name: str, model: str, numbers: Sequence[int]) -> None:
         for start in range(0, len(numbers), BATCH):

@@ -142,8 +142,8 @@ class Ingest:
                 except TabAgentError as error:
                     if isinstance(error, OURS):
                         raise
-                    live.job.fail(row.source, _told(error))
-                    await self._pass(live, row)
+                    live.job.fail(row.source, told(error))
+                    await self._pass(live, row, "failed")
                     continue
                 if found is not None:
                     await queue.put(found)
@@ -156,23 +156,21 @@ class Ingest:
             data = await self._records.jobs.data(row.number)
         kind = row.kind or kind_of(row.source, "", data)
         if kind is None:
-            live.job.count("skipped")
-            await self._pass(live, row)
+            await self._pass(live, row, "skipped")
             return None
         digest = _digest(data, row, kind, splitting)
         known = await self._records.documents.by_source(row.collection, row.source)
         if known and known.hash == digest:
             if known.stat != row.stat:
                 await self._records.documents.touch(known.id, row.stat)
-            live.job.count("unchanged")
-            await self._pass(live, row)
+            await self._pass(live, row, "unchanged")
             return None
         url = row.source if "://" in row.source else ""
         paper = await self._reader.read(data, _kind(kind), splitting, url=url)
         return _Read(row, digest, _kind(kind), len(data), paper)
 
-    async def _pass(self, live: LiveJob, row: Incoming) -> None:
-        await self._records.jobs.passed(live.job, [row.number])
+    async def _pass(self, live: LiveJob, row: Incoming, outcome: str) -> None:
+        await self._records.jobs.passed(live.job, row.number, outcome)
         self._jobs.told(live)
 
     # ---- embedding ------------------------------------------------------------------------------
@@ -186,20 +184,32 @@ class Ingest:
             if isinstance(error, OURS) and not isinstance(error, errors.WorkerCrashed):
                 raise
             if len(group) == 1:
-                live.job.fail(group[0].incoming.source, _told(error))
-                await self._pass(live, group[0].incoming)
+                live.job.fail(group[0].incoming.source, told(error))
+                await self._pass(live, group[0].incoming, "failed")
                 return []
         return [f for one in group for f in await self._embed(live, [one])]
 
     async def _embedded(self, collection: Collection, group: Sequence[_Read]) -> list[Fresh]:
         fresh = [await self._fresh(collection, one) for one in group]
         for model in collection.models:
-            wanted = [(f, i) for f in fresh for i, v in enumerate(f.vectors[model]) if not v]
-            texts = [reading(f.document, f.chunks[i]) for f, i in wanted]
-            made = await self._embedder.passages(model, texts)
-            for (f, i), vector in zip(wanted, made, strict=True):
-                f.vectors[model][i] = vector
+            try:
+                await self._complete(fresh, model)
+            except TabAgentError:
+                if model == collection.model:
+                    raise
+                for f in fresh:  # the job that makes this model's vectors comes to them
+                    del f.vectors[model]
         return fresh
+
+    async def _complete(self, fresh: Sequence[Fresh], model: str) -> None:
+        """Have a vector by this model for every chunk."""
+        for f in fresh:
+            f.vectors.setdefault(model, [b""] * len(f.chunks))
+        wanted = [(f, i) for f in fresh for i, v in enumerate(f.vectors[model]) if not v]
+        texts = [reading(f.document, f.chunks[i]) for f, i in wanted]
+        made = await self._embedder.passages(model, texts)
+        for (f, i), vector in zip(wanted, made, strict=True):
+            f.vectors[model][i] = vector
 
     async def _fresh(self, collection: Collection, read: _Read) -> Fresh:
         """The document as it will be; chunks that it had before keep their vectors."""
@@ -246,13 +256,11 @@ class Ingest:
     async def _save_some(self, live: LiveJob, fresh: Sequence[Fresh]) -> None:
         job, documents = live.job, self._records.documents
         async with self.turns[job.collection]:
-            last = {f.document.source: f for f in fresh}
-            kept: list[Fresh] = []
+            collection = await self._records.collections.get(job.collection)
+            # While it was embedded another model may have taken the place of the one that did.
+            await self._complete(fresh, collection.model)
             for f in fresh:
-                if last[f.document.source] is not f:  # the same came twice: the later counts
-                    job.count("replaced")
-                    await self._pass(live, Incoming(job.id, job.collection, "", number=f.incoming))
-                    continue
+                f.vectors = {m: v for m, v in f.vectors.items() if m in collection.models}
                 known = await documents.by_source(job.collection, f.document.source)
                 if known and known.id != f.document.id:  # another job was faster
                     f.document.id, f.new = known.id, False
@@ -260,18 +268,15 @@ class Ingest:
                         chunk.document_id = known.id
                 f.new = known is None
                 f.document.version = known.version + 1 if known else 1
-                job.count("added" if f.new else "updated")
-                kept.append(f)
-            gone = await documents.replace(kept, job)
-            collection = await self._records.collections.get(job.collection)
+            gone = await documents.replace(fresh, job)
             for model in collection.models:
                 entries = [
                     entry(f.document, chunk, vector)
-                    for f in kept
+                    for f in fresh
                     for chunk, vector in zip(f.chunks, f.vectors.get(model, []), strict=False)
                 ]
                 await self._index.change(collection.name, model, entries, gone)
-        for f in kept:
+        for f in fresh:
             self._tell(f.document, f.new)
         self._jobs.told(live)
 
@@ -293,7 +298,7 @@ async def _gather(queue: asyncio.Queue[_Read | None]) -> tuple[list[_Read], bool
 
 def _digest(data: bytes, row: Incoming, kind: str, splitting: Splitting) -> str:
     about = [kind, row.title, row.tags, row.metadata, msgspec.to_builtins(splitting)]
-    return hashlib.sha256(msgspec.json.encode(about) + b"\0" + data).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(about, order="sorted") + b"\0" + data).hexdigest()
 
 
 def _file(path: Path) -> bytes:
@@ -316,5 +321,6 @@ def _name(source: str) -> str:
     return source.rstrip("/").replace("\\", "/").rpartition("/")[2] or source
 
 
-def _told(error: TabAgentError) -> dict[str, object]:
-    return {"code": error.slug, "detail": error.detail}
+def told(error: TabAgentError) -> dict[str, object]:
+    """A problem as a job keeps it."""
+    return {"code": error.slug, "detail": error.detail, **error.members}

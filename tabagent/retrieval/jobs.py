@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -44,6 +44,7 @@ class Jobs:
         self._records, self._tell = records, tell
         self._live: dict[str, LiveJob] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._unsaved: list[Job] = []  # that have ended, and the database did not take it
 
     def begin(self, job: Job, work: Work) -> LiveJob:
         """Work on a job that is in the database."""
@@ -53,6 +54,17 @@ class Jobs:
         self.told(live)
         return live
 
+    async def _save_ends(self) -> None:
+        """A full disk must not have a job that has failed begin again with the next start."""
+        for job in list(self._unsaved):
+            try:
+                await self._records.jobs.end(job)
+            except TabAgentError as error:
+                log.warning("job_not_ended", job=job.id, code=error.slug)
+                return
+            with suppress(ValueError):  # somebody else was faster
+                self._unsaved.remove(job)
+
     def told(self, live: LiveJob) -> None:
         """It has come a step further."""
         live.changed.set()
@@ -61,9 +73,9 @@ class Jobs:
     def live(self, job_id: str) -> LiveJob | None:
         return self._live.get(job_id)
 
-    def at_work(self, collection: str) -> bool:
-        """Whether one is on its way there."""
-        return any(live.job.collection == collection for live in self._live.values())
+    def at_work(self, collection: str) -> list[LiveJob]:
+        """Those that are on their way there."""
+        return [live for live in self._live.values() if live.job.collection == collection]
 
     async def find(self, job_id: str) -> LiveJob:
         """One at work, or one that has ended. Raises NotFound."""
@@ -77,8 +89,8 @@ class Jobs:
             if not live.running:
                 return
             await live.changed.wait()
-            if live.running:
-                await asyncio.sleep(TELL_S)
+            if live.task:
+                await asyncio.wait([live.task], timeout=TELL_S)
 
     async def cancel(self, job_id: str) -> Job:
         """Stop it; what is done stays. Raises NotFound, Conflict for one that has ended."""
@@ -90,9 +102,9 @@ class Jobs:
         await self._ended(live)
         return live.job
 
-    async def cancel_all(self, collection: str) -> None:
-        """Those of a collection that goes."""
-        for live in [x for x in self._live.values() if x.job.collection == collection]:
+    async def cancel_all(self, jobs: Iterable[LiveJob]) -> None:
+        """Those of a collection or a folder that goes."""
+        for live in jobs:
             with suppress(Conflict):
                 await self.cancel(live.job.id)
 
@@ -130,15 +142,9 @@ class Jobs:
             if state is not None:
                 job.state = state
                 if live.error is not None:
-                    job.failures.append(
-                        {
-                            "source": "",
-                            "problem": {"code": live.error.slug, "detail": live.error.detail},
-                        }
-                    )
-                try:
-                    await self._records.jobs.end(job)
-                except TabAgentError as error:
-                    log.warning("job_not_ended", job=job.id, code=error.slug)
+                    problem = {"code": live.error.slug, "detail": live.error.detail}
+                    job.failures.append({"source": "", "problem": problem})
+                self._unsaved.append(job)
+                await self._save_ends()
             self._live.pop(job.id, None)
             self.told(live)

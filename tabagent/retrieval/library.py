@@ -94,6 +94,8 @@ class Library:
             self.folders.watch()
         except TabAgentError as error:
             log.warning("library_not_started", code=error.slug)
+        except Exception as error:
+            log.error("library_not_started", exc_info=error)
 
     async def stop(self) -> None:
         if self._starting:
@@ -148,7 +150,7 @@ class Library:
     async def delete_collection(self, name: str) -> None:
         """With everything in it. Raises CollectionNotFound."""
         collection = await self.records.collections.get(name)
-        await self.jobs.cancel_all(name)
+        await self.jobs.cancel_all(self.jobs.at_work(name))
         async with self.ingest.turns[name]:
             await self.records.collections.delete(name)
             for model in collection.models:
@@ -157,13 +159,15 @@ class Library:
     async def change_model(self, name: str, model: str) -> LiveJob | None:
         """Have another model's vectors be made; None where it is this one's already."""
         collection = await self.records.collections.get(name)
-        wanted = (await self._resolve(model)).id
-        if wanted in (collection.next_model, None) or (
-            wanted == collection.model and collection.next_model is None
-        ):
+        wanted, next_ = (await self._resolve(model)).id, collection.next_model
+        if any(live.job.kind == "embed" for live in self.jobs.at_work(name)):
+            if wanted == next_:
+                return None
+            raise Conflict(f"{next_} is on its way: cancel that job first")
+        if next_ not in (None, wanted):  # what a job left that failed
+            await self._reembed.abandon(name, next_)
+        if wanted == collection.model:
             return None
-        if collection.next_model:
-            raise Conflict(f"{collection.next_model} is on its way: cancel that job first")
         await self.records.collections.update(name, {"next_model": wanted})
         return await self.begin("embed", name)
 
@@ -190,9 +194,13 @@ class Library:
     async def add(self, collection: str, documents: Sequence[Incoming]) -> LiveJob:
         """Take documents on: they are on the disk when this returns."""
         job = Job.new("documents", collection, self.records.writer, len(documents))
-        for document in documents:
+        last = {document.source: document for document in documents}  # it counts
+        kept = [document for document in documents if last[document.source] is document]
+        if len(kept) < len(documents):
+            job.count("replaced", len(documents) - len(kept))
+        for document in kept:
             document.job_id, document.collection = job.id, collection
-        await self.records.jobs.create(job, documents)
+        await self.records.jobs.create(job, kept)
         return self.jobs.begin(job, self.ingest.work)
 
     async def add_folder(
@@ -201,9 +209,10 @@ class Library:
         """Read a folder, now and, with `watch`, whenever its files change."""
         folder = Folder(new_id("dir"), collection, path, patterns, watch, every_s, None, time())
         kept = await self.records.collections.put_folder(folder)
+        live = await self.folders.scan(kept)
         if watch:
             self.folders.watch()
-        return kept, await self.folders.scan(kept)
+        return kept, live
 
     # ---- telling --------------------------------------------------------------------------------
     def _tell_job(self, job: Job) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from tabagent.stores.vectors import Filter
 CollectionName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]+$")]
 Values = Annotated[list[Annotated[str, Field(max_length=512)]], Field(max_length=100)]
+
+
+LINKS: Final = ("http://", "https://", "file://")  # anything else a click might run
 
 
 class SearchFilter(Request):
@@ -77,7 +80,7 @@ def source(number: int, hit: Hit) -> Source:
         collection=document.collection,
         title=document.title,
         source=document.source,
-        url=document.source if "://" in document.source else None,
+        url=document.source if document.source.lower().startswith(LINKS) else None,
         chunk=chunk.ordinal,
         start=chunk.begins,
         end=chunk.ends,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -56,15 +57,30 @@ class Reembed:
         model = collection.next_model
         if model is None:
             return
+        try:
+            await self._work(live, collection.model, model)
+        except asyncio.CancelledError:
+            if not live.running:  # a caller's wish, not the server's end
+                await self.abandon(name, model)
+            raise
+
+    async def abandon(self, name: str, next_model: str) -> None:
+        """Stay with the model that there is, unless it was left a moment ago."""
+        async with self._ingest.turns[name]:
+            if await self._records.collections.abandon(name, next_model):
+                await self._index.drop(name, next_model)
+
+    async def _work(self, live: LiveJob, now: str, model: str) -> None:
+        name = live.job.collection
         _, live.job.total = (await self._records.collections.counts()).get(name, (0, 0))
         while await self._some(live, model):
             pass
         async with self._ingest.turns[name]:  # nothing comes in between
             while await self._some(live, model):
                 pass
-            await self._index.ready(name, model)
+            await self._index.made(name, model)
             await self._records.collections.switch(name, model)
-            await self._index.drop(name, collection.model)
+            await self._index.drop(name, now)
 
     async def _some(self, live: LiveJob, model: str) -> int:
         documents = self._records.documents

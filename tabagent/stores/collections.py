@@ -118,6 +118,29 @@ class CollectionStore:
 
         await durably(write())
 
+    async def abandon(self, name: str, next_model: str) -> bool:
+        """Make no more vectors of this model. False where it is not the next one (any more)."""
+
+        async def write() -> bool:
+            async with self._database.writing() as connection:
+                c = t.collections.c
+                done = await connection.execute(
+                    update(t.collections)
+                    .where(c.name == name, c.next_model == next_model, c.model != next_model)
+                    .values(next_model=None)
+                )
+                if not done.rowcount:
+                    return False
+                numbers = select(t.chunks.c.number).where(t.chunks.c.collection == name)
+                await connection.execute(
+                    delete(t.vectors).where(
+                        t.vectors.c.chunk.in_(numbers), t.vectors.c.model == next_model
+                    )
+                )
+                return True
+
+        return await durably(write())
+
     # ---- folders --------------------------------------------------------------------------------
     async def put_folder(self, folder: Folder) -> Folder:
         """Save a folder; one that is there for this collection is changed."""

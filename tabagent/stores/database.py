@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +103,9 @@ class Database:
         async with self._opening:
             engine = self._engine  # another may have opened it meanwhile
             if engine is None:
-                engine = self._engine = await asyncio.to_thread(self._side.engine)
+                make: Callable[[], SqliteEngine | PostgresEngine] = self._side.engine
+                engine = await asyncio.to_thread(make)
+                self._engine = engine
             return engine
 
 

@@ -14,7 +14,7 @@ from tabagent.stores.connection import Connection
 from tabagent.stores.cursors import cursor, position
 from tabagent.stores.database import Database
 from tabagent.stores.durable import durably
-from tabagent.stores.jobs import note
+from tabagent.stores.jobs import counted, note
 from tabagent.stores.papers import Chunk, Document, Fresh, Job, Passage
 from tabagent.stores.sessions import escaped
 from tabagent.stores.unread import note_document
@@ -121,7 +121,8 @@ class DocumentStore:
                 gone: list[int] = []
                 for one in fresh:
                     gone += await self._replace(connection, one)
-                await note(connection, job, [one.incoming for one in fresh])
+                with counted(job, ["added" if one.new else "updated" for one in fresh]):
+                    await note(connection, job, [one.incoming for one in fresh])
                 return gone
 
         return await durably(write())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from time import time
 from typing import Any, Final
@@ -117,12 +118,13 @@ class JobStore:
             )
             return bytes(found or b"")
 
-    async def passed(self, job: Job, numbers: Sequence[int]) -> None:
-        """Rows that came to nothing: the same as before, or not to be read."""
+    async def passed(self, job: Job, number: int, outcome: str) -> None:
+        """A row that came to nothing: the same as before, or not to be read."""
 
         async def write() -> None:
             async with self._database.writing() as connection:
-                await note(connection, job, numbers)
+                with counted(job, [outcome]):
+                    await note(connection, job, [number])
 
         await durably(write())
 
@@ -145,6 +147,21 @@ class JobStore:
                 await note(connection, job, [])
 
         await durably(write())
+
+
+@contextmanager
+def counted(job: Job, outcomes: Sequence[str]) -> Iterator[None]:
+    """Count what came of documents. Around what writes it: what else is written before then does
+    not say so, and a write that fails did not happen.
+    """
+    for outcome in outcomes:
+        job.count(outcome)
+    try:
+        yield
+    except BaseException:
+        for outcome in outcomes:
+            job.count(outcome, -1)
+        raise
 
 
 async def note(connection: Connection, job: Job, numbers: Sequence[int]) -> None:

@@ -120,8 +120,7 @@ class Job:
         self.counts[outcome] = self.counts.get(outcome, 0) + number
 
     def fail(self, source: str, problem: dict[str, Any]) -> None:
-        """Note that a document could not be taken in; the first hundred are told one by one."""
-        self.count("failed")
+        """Note why a document could not be taken in; the first hundred are told one by one."""
         if len(self.failures) < FAILURES:
             self.failures.append({"source": source, "problem": problem})
 

@@ -116,9 +116,8 @@ class VectorStore:
         """Whether the table is there and can be used."""
         if name in self._tables:
             return True
-        connection = await self._connected()
         try:
-            table = await connection.open_table(name)
+            table = await (await self._connected()).open_table(name)
             opened = _Open(table)
             await table.count_rows()
             for index in await table.list_indices():
@@ -134,7 +133,7 @@ class VectorStore:
         return True
 
     async def make(self, name: str, dimensions: int) -> None:
-        """An empty table; what was there goes."""
+        """An empty table; what was there goes. Raises IndexLost."""
         import pyarrow as pa
 
         self._tables.pop(name, None)
@@ -151,15 +150,14 @@ class VectorStore:
                 ("vector", pa.list_(pa.float32(), dimensions)),
             ]
         )
-        connection = await self._connected()
+        connection = await _lost(self._connected())
         try:
             table = await connection.create_table(name, schema=schema, mode="overwrite")
         except Exception:
             # The remains of a damaged table are in the way even of what overwrites it.
-            if "://" in self._uri:
-                raise
-            await asyncio.to_thread(shutil.rmtree, Path(self._uri) / f"{name}.lance", True)
-            table = await connection.create_table(name, schema=schema, mode="overwrite")
+            if "://" not in self._uri:
+                await asyncio.to_thread(shutil.rmtree, Path(self._uri) / f"{name}.lance", True)
+            table = await _lost(connection.create_table(name, schema=schema, mode="overwrite"))
         self._tables[name] = _Open(table)
 
     async def drop(self, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -366,6 +367,28 @@ def test_a_server_that_stops_keeps_what_had_been_said(tmp_path: Path) -> None:
         assert answer["status"] == "partial"
         assert answer["finish_reason"] == "shutting-down"
         assert answer["content"].startswith("1 2 3 ")
+
+
+def test_an_answer_that_the_disk_did_not_take_is_saved_when_there_is_room(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, extra=fake_models(), **QUIET) as server:
+        id_ = create(server)["id"]
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        with start_chat(server, "20 sleep", stream=True, session_id=id_) as connection:
+            seen = b""
+            while b'"content":"1 "' not in seen:
+                seen += connection.recv(65536)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+            try:
+                while b"insufficient-storage" not in seen:
+                    more = connection.recv(65536)
+                    assert more, seen
+                    seen += more
+                assert last(server, id_)["status"] == "pending"
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        answer = settled(server, id_)
+        assert (answer["status"], answer["finish_reason"]) == ("complete", "stop")
+        assert answer["content"].endswith(" 19 20 ")
 
 
 # ---- at once ------------------------------------------------------------------------------------

@@ -182,6 +182,10 @@ class Documents:
     async def delete_folder(self, request: FolderId, call: Call) -> DeletedFolder:
         """Forget a folder and the documents that came from it. Its files stay as they are."""
         folder = await self._records.collections.folder(request.folder_id)
+        jobs = self._library.jobs
+        await jobs.cancel_all(
+            live for live in jobs.at_work(folder.collection) if live.job.subject == folder.id
+        )
         known = await self._records.collections.stats(folder.id)
         gone = await self._library.folders.forget(
             folder.collection, [id_ for id_, _ in known.values()]
@@ -221,8 +225,9 @@ class Documents:
                 if state.error is not None:
                     raise state.error
                 if not state.running and state.job.total == state.job.counts.get("failed") == 1:
-                    problem = state.job.failures[0]["problem"]  # who sent one hears it as an error
-                    raise from_slug(problem["code"], problem["detail"], {})
+                    # Who sent one hears it as an error.
+                    problem = dict(state.job.failures[0]["problem"])
+                    raise from_slug(problem.pop("code"), problem.pop("detail"), problem)
                 yield JobInfo.of(state.job)
                 if not wait:
                     return

@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from tabagent.errors import IndexRebuilding
 from tabagent.operation import Call
 from tabagent.parameters import invalid
 from tabagent.services.sessions import transfer
@@ -163,7 +164,12 @@ class Sessions:
                 request.query, CANDIDATES, request.session_id
             )
         if request.mode != "words":
-            near = await self._by_meaning(request.query, CANDIDATES, request.session_id)
+            try:
+                near = await self._by_meaning(request.query, CANDIDATES, request.session_id)
+            except IndexRebuilding:
+                if request.mode == "meaning":
+                    raise
+                near = None  # the reply says what was searched
             if near is not None:
                 halves["meaning"], waiting = near
             elif request.mode == "meaning":
