@@ -51,6 +51,8 @@ class Index:
         self._store, self._record = store, record
         self._trusted: set[str] = set()  # compared with the database since the start
         self._building: dict[str, asyncio.Task[None]] = {}
+        self._builds: dict[str, int] = {}  # how many were begun
+        self._broken: set[str] = set()  # what is there of them is of no use
         self._read: dict[str, int] = {}  # the highest number that a table was made of
         self._turns: dict[str, asyncio.Lock] = {}
         self._tending: dict[str, asyncio.TimerHandle] = {}
@@ -119,10 +121,12 @@ class Index:
         await self.ready(subject, model)
         if name in self._trusted and not await self._store.open(name):
             return []  # there is nothing to put in
+        before = self._builds.get(name, 0)
         try:
             return await ask(name)
         except IndexLost as error:
-            self._lost(name, subject, model, error)
+            if self._builds.get(name, 0) == before:  # else it is about the one before
+                self._lost(name, subject, model, error)
             raise self._rebuilding() from error
 
     # ---- upkeep ---------------------------------------------------------------------------------
@@ -167,10 +171,12 @@ class Index:
         log.warning("index_lost", table=name, why=str(error))
         self._store.forget(name)
         self._trusted.discard(name)
+        self._broken.add(name)
         if name not in self._building:
             self._build(name, subject, model)
 
     def _build(self, name: str, subject: str, model: str) -> None:
+        self._builds[name] = self._builds.get(name, 0) + 1
         task = asyncio.get_running_loop().create_task(self._reconcile(name, subject, model))
         self._building[name] = task
 
@@ -193,7 +199,7 @@ class Index:
         """Take out of the table what the database has not, and put in what it lacks."""
         async with self._turn(name):
             try:
-                if await self._store.open(name):
+                if name not in self._broken and await self._store.open(name):
                     there = await self._store.numbers(name)
                     wanted = set(await self._wanted(name, subject, model))
                     known = set(there)
@@ -216,15 +222,18 @@ class Index:
         """Make the table and put everything in. Until then it is not trusted."""
         self._trusted.discard(name)
         numbers = await self._wanted(name, subject, model)
-        sample = await self._record.entries(numbers[:1], model)
-        if not sample:
-            self._store.forget(name)
-            self._trusted.add(name)
-            return
-        await self._store.make(name, len(sample[0].vector) // 4)
-        await self._put(name, model, numbers)
+        made = False
+        for start in range(0, len(numbers), BATCH):
+            entries = await self._record.entries(numbers[start : start + BATCH], model)
+            if entries and not made:
+                await self._store.make(name, len(entries[0].vector) // 4)
+                made = True
+            await self._store.add(name, entries)
+        if not made:
+            await self._store.drop(name)
+        self._broken.discard(name)
         self._trusted.add(name)
-        if len(numbers) > BATCH:
+        if made and len(numbers) > BATCH:
             await self._store.tend(name, now=True)
 
     async def _wanted(self, name: str, subject: str, model: str) -> list[int]:

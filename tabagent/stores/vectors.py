@@ -151,13 +151,9 @@ class VectorStore:
             ]
         )
         connection = await _lost(self._connected())
-        try:
-            table = await connection.create_table(name, schema=schema, mode="overwrite")
-        except Exception:
-            # The remains of a damaged table are in the way even of what overwrites it.
-            if "://" not in self._uri:
-                await asyncio.to_thread(shutil.rmtree, Path(self._uri) / f"{name}.lance", True)
-            table = await _lost(connection.create_table(name, schema=schema, mode="overwrite"))
+        # The remains of a damaged table are in the way even of what overwrites it.
+        await self.drop(name)
+        table = await _lost(connection.create_table(name, schema=schema, mode="overwrite"))
         self._tables[name] = _Open(table)
 
     async def drop(self, name: str) -> None:
@@ -166,6 +162,8 @@ class VectorStore:
             await (await self._connected()).drop_table(name, ignore_missing=True)
         except Exception as error:
             log.info("index_not_dropped", table=name, why=_words(error))
+        if "://" not in self._uri:
+            await asyncio.to_thread(shutil.rmtree, Path(self._uri) / f"{name}.lance", True)
 
     async def names(self) -> list[str]:
         """All tables that are there."""

@@ -349,8 +349,9 @@ def test_a_server_that_is_killed_has_kept_what_had_been_said(tmp_path: Path) -> 
         assert question["content"] == "1000 sleep"
         assert (answer["status"], answer["finish_reason"]) == ("partial", "interrupted")
         assert answer["content"].startswith("1 2 3 4 5 ")
-        query = {"query": "1000 sleep", "mode": "words"}
-        assert ok(server.client.get("/v1/sessions/search", params=query))["data"]
+        query = {"query": "12 13 14", "mode": "words"}
+        (found,) = ok(server.client.get("/v1/sessions/search", params=query))["data"]
+        assert found["message"]["id"] == answer["id"]
         assert chat(server, id_, "2")["session"]["history_messages"] == 2
 
 

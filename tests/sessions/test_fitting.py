@@ -105,14 +105,16 @@ async def test_a_tools_answer_is_never_parted_from_its_call() -> None:
     for budget in range(30, 800, 17):
         # What was looked at may begin anywhere.
         for cut in (0, 1, 2, 3):
-            made = await fitted(history[cut:], budget, before=cut)
-            calls: set[str] = set()
-            for message in made.messages:
-                calls |= {call["id"] for call in message.get("tool_calls", ())}
-                if message["role"] == "tool":
-                    assert message["tool_call_id"] in calls
-            assert made.messages[0]["role"] == "user"
-            assert made.read + made.omitted == 160
+            for turns in (40, 2):
+                shown = history[160 - 4 * turns + cut :]
+                made = await fitted(shown, budget, before=160 - len(shown))
+                calls: set[str] = set()
+                for message in made.messages:
+                    calls |= {call["id"] for call in message.get("tool_calls", ())}
+                    if message["role"] == "tool":
+                        assert message["tool_call_id"] in calls
+                assert made.messages[0]["role"] == "user"
+                assert made.read + made.omitted == 160
 
 
 async def test_pinned_and_system_messages_are_there_wherever_they_lie() -> None:
