@@ -252,7 +252,7 @@ class ChatTemplateRejected(Unprocessable):
 
 class DocumentUnreadable(Unprocessable):
     slug, title = "document-unreadable", "The document cannot be read"
-    advice = "Send text, Markdown, HTML or a PDF that is not encrypted."
+    advice = "Send text, Markdown, HTML, a Word file, or a PDF that has text and no password."
 
 
 class UrlNotAllowed(Unprocessable):

@@ -10,12 +10,15 @@ from rich.table import Table
 from tabagent.config import PREFIX, Settings, config_file, source_of
 
 
+SECRET = ("token", "index_options")
+
+
 def show(settings: Settings) -> None:
     console = Console()
     table = Table("setting", "value", "from", box=None, pad_edge=False)
     for name in Settings.model_fields:
         value = getattr(settings, name)
-        if name == "token" and value:
+        if name in SECRET and value:
             value = "(set)"
         elif name == "database_url" and value:
             value = re.sub("(://[^:/@]*):[^@]*@", r"\1:(set)@", value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import re
 from base64 import b64decode
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -21,7 +22,7 @@ from tabagent.retrieval.passages import CollectionName, Tag
 from tabagent.stores.papers import Incoming
 
 MOST_DOCUMENTS = 256
-Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Name = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Id = Annotated[str, Field(min_length=1, max_length=128)]
 Limit = Annotated[int, Field(ge=1, le=500)]
 Cursor = Annotated[
@@ -109,9 +110,9 @@ class NewDocument(Request):
     its place.
     """
 
-    url: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=4096)] | None = None
+    url: Annotated[str, Field(pattern=r"^https?://[^\x00-\x20\x7f]+$", max_length=4096)] | None = None
     source: Name | None = None
-    filename: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    filename: Annotated[Name, Field(max_length=512)] | None = None
     title: str | None = Field(None, max_length=1000, description="Found in it when left out.")
     text: str | None = None
     markdown: str | None = None
@@ -153,7 +154,7 @@ class NewDocument(Request):
                 said, kind = self.html or "", "html"
             content = said.encode(errors="replace")
         return Incoming(
-            job_id="", collection="", source=name, kind=kind, title=self.title,
+            job_id="", collection="", source=name, kind=kind, title=_line(self.title),
             tags=sorted(set(self.tags)), metadata=self.metadata, data=content,
         )  # fmt: skip
 
@@ -359,6 +360,10 @@ class FollowJob(JobId):
     """A job, now or until its end."""
 
     stream: bool | None = Field(False, description="Follow it until its end.")
+
+
+def _line(title: str | None) -> str | None:
+    return re.sub(r"[\x00-\x20\x7f]+", " ", title).strip() or None if title else None
 
 
 def moment(seconds: float) -> datetime:
