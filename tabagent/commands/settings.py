@@ -9,7 +9,6 @@ from rich.table import Table
 
 from tabagent.config import PREFIX, Settings, config_file, source_of
 
-
 SECRET = ("token", "index_options")
 
 

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from tabagent.operation import Request
 from tabagent.parameters import invalid
 
+Id = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f]+$")] | None
+
 
 class SessionParameters(Request):
     """A session whose history comes first, and which keeps what is said now."""
 
-    session_id: str | None = Field(
+    session_id: Id = Field(
         None,
-        max_length=128,
         description="Go on in this session: its history comes before the messages, as much of it "
         "as fits; the messages and the answer are saved in it.",
     )
-    branch: str | None = Field(
-        None, max_length=128, description="The branch to go on from; the current when left out."
-    )
-    replace_message_id: str | None = Field(
+    branch: Id = Field(None, description="The branch to go on from; the current when left out.")
+    replace_message_id: Id = Field(
         None,
-        max_length=128,
         description="Say the new messages in the place of this one and all after it. That forks "
         "the conversation: both branches stay. Without messages it is answered again.",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from typing import Any
 
 from tabagent.errors import InvalidRequest
@@ -18,7 +19,10 @@ def position(given: str, *kinds: type | tuple[type, ...]) -> list[Any]:
     """The values in it. Raises InvalidRequest when they are not of these kinds."""
     try:
         values = json.loads(base64.urlsafe_b64decode(given + "=" * (-len(given) % 4)))
-        if len(values) == len(kinds) and all(map(isinstance, values, kinds)):
+        if len(values) == len(kinds) and all(
+            isinstance(value, kind) and _keepable(value)
+            for value, kind in zip(values, kinds, strict=True)
+        ):
             return list(values)
     except (ValueError, TypeError):
         pass
@@ -27,3 +31,10 @@ def position(given: str, *kinds: type | tuple[type, ...]) -> list[Any]:
         param="cursor",
         errors=[{"pointer": "/cursor", "detail": "is not one that this list has given"}],
     )
+
+
+def _keepable(value: Any) -> bool:
+    """Whether a database can compare with it."""
+    if isinstance(value, str):
+        return "\0" not in value and value.isprintable()
+    return math.isfinite(value) and abs(value) < 2**53

@@ -13,9 +13,7 @@ from sqlalchemy import select
 from tabagent.errors import SessionNotFound
 from tabagent.stores import tables as t
 from tabagent.stores.connection import Connection
-from tabagent.stores.shapes import Branch
-
-DEEPEST = 2**31 - 1
+from tabagent.stores.shapes import DEEPEST, Branch
 
 
 @dataclass(frozen=True, slots=True)

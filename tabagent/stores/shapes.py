@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from tabagent.stores.ids import new_id
 
 Status = Literal["complete", "pending", "partial", "failed"]
+DEEPEST: Final = 2**31 - 1  # place of a message in a conversation
 TITLE: Final = 60  # characters of a message that are a title until there is a better one
 
 

@@ -52,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     with LiveServer(tmp_path_factory.mktemp("rag"), extra=fake_models()) as live:
         make(live, "real", model=EMBED)
         make(live, "other", model=EMBEDDER)
-        page = "<html><title>Moon</title><main><h1>Moon</h1><p>The astronauts landed in the sea of tranquility in July.</p>"
+        page = f"<html><head><title>Moon</title></head><body><h1>Moon</h1><p>{MOON[8:]}</p></body></html>"
         taken(
             live,
             text("soup", SOUP, tags=["warm", "o'clock", "50%"]),
@@ -147,9 +147,7 @@ def test_filters_are_kept_to(server: LiveServer) -> None:
 def test_what_looks_like_sql_is_compared_and_nothing_else(server: LiveServer, said: str) -> None:
     for name in ("document_ids", "kinds", "hosts", "tags"):
         for mode in ("vector", "words"):
-            reply = query(
-                server, "boil", collections=["real"], mode=mode, filter={name: [said]}
-            )
+            reply = query(server, "boil", collections=["real"], mode=mode, filter={name: [said]})
             if reply.status_code == 400:  # no tag has a NUL
                 assert "\x00" in said
             else:
@@ -249,9 +247,19 @@ def test_the_model_gets_rules_first_then_sources_then_the_question(server: LiveS
 
 def test_what_is_not_in_the_sources_is_said_to_be_so(server: LiveServer) -> None:
     answer = ask(server, "3 boil", min_score=0.999)
-    assert (answer["answer"], answer["found"], answer["finish_reason"]) == (NOT_THERE, False, "stop")
+    assert (answer["answer"], answer["found"], answer["finish_reason"]) == (
+        NOT_THERE,
+        False,
+        "stop",
+    )
     assert (answer["sources"], answer["citations"], answer["usage"]) == ([], [], None)
-    body = {"query": "x", "model": FAKE, "min_score": 0.999, "collections": ["real"], "stream": True}
+    body = {
+        "query": "x",
+        "model": FAKE,
+        "min_score": 0.999,
+        "collections": ["real"],
+        "stream": True,
+    }
     with server.client.stream("POST", QUERY, json=body) as reply:
         told = list(events(reply))
     assert [name for name, _ in told] == ["retrieval", "delta", "done"]
@@ -311,8 +319,10 @@ def session(server: LiveServer, **more: Any) -> str:
 
 
 def history(server: LiveServer, id_: str) -> list[tuple[str, str]]:
-    reply: httpx.Response = server.client.get(f"/v1/sessions/{id_}/history")
-    return [(m["role"], m["content"]) for m in reversed(reply.json()["data"])]
+    reply: httpx.Response = server.client.get(
+        f"/v1/sessions/{id_}/history", params={"order": "oldest"}
+    )
+    return [(m["role"], m["content"]) for m in reply.json()["data"]]
 
 
 def test_a_session_keeps_the_question_and_the_answer(server: LiveServer) -> None:

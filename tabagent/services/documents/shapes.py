@@ -110,7 +110,9 @@ class NewDocument(Request):
     its place.
     """
 
-    url: Annotated[str, Field(pattern=r"^https?://[^\x00-\x20\x7f]+$", max_length=4096)] | None = None
+    url: Annotated[str, Field(pattern=r"^https?://[^\x00-\x20\x7f]+$", max_length=4096)] | None = (
+        None
+    )
     source: Name | None = None
     filename: Annotated[Name, Field(max_length=512)] | None = None
     title: str | None = Field(None, max_length=1000, description="Found in it when left out.")

@@ -20,7 +20,7 @@ from tabagent.services.sessions.shapes import (
     Tags,
     Title,
 )
-from tabagent.stores.lineage import DEEPEST
+from tabagent.stores.shapes import DEEPEST
 
 DEPTH: Final = 60  # levels of an export, as deep as a request may be
 Time = Annotated[Number, Field(ge=0, le=253402300799.0)]  # to the year 9999
