@@ -77,14 +77,19 @@ class Search:
 
     async def find(self, collections: Sequence[Collection], wish: Wish) -> list[Hit]:
         """The best first. Raises IndexRebuilding, or what an embedding model raises."""
-        models = {collection.model for collection in collections}
-        queries: dict[str, NDArray[np.float32]] = {}
+        embedding: dict[str, asyncio.Task[NDArray[np.float32]]] = {}
         if wish.mode != "words" or wish.min_score is not None:
-            made = await asyncio.gather(*(self._query(model, wish.query) for model in models))
-            queries = dict(zip(models, made, strict=True))
-        halves = await asyncio.gather(
-            *(self._halves(collection, queries, wish) for collection in collections)
-        )
+            for model in {collection.model for collection in collections}:
+                embedding[model] = asyncio.create_task(self._query(model, wish.query))
+        try:
+            # The words are looked for while the question is being embedded.
+            halves = await asyncio.gather(
+                *(self._halves(collection, embedding, wish) for collection in collections)
+            )
+            queries = {model: await task for model, task in embedding.items()}
+        finally:
+            for task in embedding.values():
+                task.cancel()
         near = [hits for hits, _ in halves]
         said = [hits for _, hits in halves]
         scores = fuse([[number for number, _ in hits] for hits in (*near, *said)])
@@ -106,24 +111,26 @@ class Search:
         return _vector(await self._embedder.query(model, query))
 
     async def _halves(
-        self, collection: Collection, queries: dict[str, NDArray[np.float32]], wish: Wish
+        self,
+        collection: Collection,
+        embedding: dict[str, asyncio.Task[NDArray[np.float32]]],
+        wish: Wish,
     ) -> tuple[Hits, Hits]:
         name, model = collection.name, collection.model
 
-        async def nothing() -> Hits:
-            return []
+        async def near() -> Hits:
+            if wish.mode == "words":
+                return []
+            vector = await embedding[model]
+            return await self._index.nearest(name, model, vector, wish.candidates, wish.where)
 
-        near = (
-            nothing()
-            if wish.mode == "words"
-            else self._index.nearest(name, model, queries[model], wish.candidates, wish.where)
-        )
-        said = (
-            nothing()
-            if wish.mode == "vector"
-            else self._index.saying(name, model, spaced(wish.query), wish.candidates, wish.where)
-        )
-        found, words = await asyncio.gather(near, said)
+        async def said() -> Hits:
+            if wish.mode == "vector":
+                return []
+            query = spaced(wish.query)
+            return await self._index.saying(name, model, query, wish.candidates, wish.where)
+
+        found, words = await asyncio.gather(near(), said())
         return found, words
 
     async def _complete(

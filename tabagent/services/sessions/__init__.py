@@ -151,9 +151,10 @@ class Sessions:
     async def update_message(self, request: UpdateMessage, call: Call) -> MessageInfo:
         """Pin a message, so that the model is always shown it, or note something beside it."""
         changes = request.model_dump(exclude_none=True, exclude={"session_id", "message_id"})
-        return _message(
-            await self._records.messages.change(request.session_id, request.message_id, changes)
-        )
+        session_id = request.session_id
+        message = await self._records.messages.change(session_id, request.message_id, changes)
+        self._changes.saved(await self._records.sessions.get(session_id), [message])
+        return _message(message)
 
     async def search(self, request: SearchMessages, call: Call) -> FoundMessages:
         """Find messages by their words, by what they mean, or both (reciprocal rank fusion)."""
