@@ -224,6 +224,9 @@ class Settings(BaseSettings):
     )
     worker_restarts: int = Field(5, ge=0, description="Crashes forgiven in 300 seconds.")
     body_limit: int = Field(8 * 2**20, ge=1024, description="Largest JSON body in bytes.")
+    upload_limit: int = Field(
+        64 * 2**20, ge=1024, description="Largest document in bytes that is sent at once."
+    )
     body_s: float = Field(
         60, gt=0, description="Seconds a body may take to arrive, and one more per 64 KiB of it."
     )

@@ -89,6 +89,7 @@ class NoParameters(Request):
 class Operation:
     """One row of the table. `http` is "METHOD /path", and any aliases after it.
 
+    `upload`: whether its body may hold documents, which may be larger than other bodies.
     `done`: whether its stream ends with OpenAI's `data: [DONE]`.
     """
 
@@ -99,6 +100,7 @@ class Operation:
     errors: tuple[type[TabAgentError], ...] = ()
     collect: Callable[[AsyncIterator[Any]], Awaitable[Reply]] | None = None
     done: bool = True
+    upload: bool = False
     _hints: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:

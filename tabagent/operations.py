@@ -145,7 +145,7 @@ def operations(s: Services) -> list[Operation]:
         op("clear_hf_token", "DELETE /v1/hf/token", s.pulls.clear_token, access=admin),
         # Retrieval
         op("rag", "POST /v1/rag/query", s.rag.query, errors=(*RETRIEVING, *GENERATING, *KEEPING), collect=fold_rag, done=False),
-        op("add_documents", "POST /v1/rag/documents", s.documents.add, errors=(*RETRIEVING, *READING, *SAVING), collect=fold_job, done=False),
+        op("add_documents", "POST /v1/rag/documents", s.documents.add, errors=(*RETRIEVING, *READING, *SAVING), collect=fold_job, done=False, upload=True),
         op("list_documents", "GET /v1/rag/documents", s.documents.list, errors=COLLECTION),
         op("get_document", "GET /v1/rag/documents/{document_id}", s.documents.get, errors=(e.DocumentNotFound, e.DatabaseBusy)),
         op("delete_document", "DELETE /v1/rag/documents/{document_id}", s.documents.delete, errors=(*SAVING, e.DocumentNotFound)),
@@ -166,7 +166,7 @@ def operations(s: Services) -> list[Operation]:
         op("create_session", "POST /v1/sessions", s.sessions.create, errors=(*SAVING, e.Conflict)),
         op("list_sessions", "GET /v1/sessions", s.sessions.list, errors=(e.DatabaseBusy,)),
         op("search_messages", "GET /v1/sessions/search", s.sessions.search, errors=(*EMBEDDING, e.DatabaseBusy)),
-        op("import_session", "POST /v1/sessions/import", s.sessions.import_, errors=(*SAVING, e.Conflict)),
+        op("import_session", "POST /v1/sessions/import", s.sessions.import_, errors=(*SAVING, e.Conflict), upload=True),
         op("get_history", "GET /v1/sessions/{session_id}/history", s.sessions.history, errors=SESSION),
         op("list_branches", "GET /v1/sessions/{session_id}/branches", s.sessions.branches, errors=SESSION),
         op("export_session", "GET /v1/sessions/{session_id}/export", s.sessions.export, errors=SESSION),

@@ -48,9 +48,12 @@ def asked(question: str, hits: Sequence[Hit], mark: str | None = None) -> list[d
     mark = mark or secrets.token_hex(6)
     parts = []
     for number, hit in enumerate(hits, 1):
-        title = re.sub(r"\s+", " ", hit.passage.document.title)[:200].replace('"', "'")
-        # It cannot know the mark; should it hold it by chance, it is not the mark any more.
-        text = hit.passage.chunk.text.replace(mark, "-" * len(mark))
+        # They cannot know the mark; should they hold it by chance, it is not the mark any more.
+        title, text = (
+            said.replace(mark, "-" * len(mark))
+            for said in (hit.passage.document.title, hit.passage.chunk.text)
+        )
+        title = re.sub(r"\s+", " ", title)[:200].replace('"', "'")
         parts.append(f'<source {mark} number="{number}" title="{title}">\n{text}\n</source {mark}>')
     sources = "\n\n".join(parts)
     return [

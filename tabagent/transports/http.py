@@ -48,7 +48,7 @@ class PathEndpoint:
         caller = scope[CALLER]
         call = Call(request_id, caller.access, caller.name, "http")
         try:
-            payload = await self._payload(scope, receive)
+            payload = await self._payload(operation, scope, receive)
             if "last_event_id" in operation.request.model_fields:
                 _resume(payload, scope)
             async with until_hang_up(receive):
@@ -67,13 +67,16 @@ class PathEndpoint:
         except errors.TabAgentError as error:
             await send_problem(send, error, request_id, [])
 
-    async def _payload(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+    async def _payload(
+        self, operation: Operation, scope: Scope, receive: Receive
+    ) -> dict[str, Any]:
         """Path, query and body as one object; a name given twice is refused."""
         payload: dict[str, Any] = {}
         if not (scope["query_string"] or scope.get("path_params") or _has_body(scope)):
             return payload
         request = HttpRequest(scope)
-        body = await read_body(receive, request, self._settings)
+        limit = _largest(operation, self._settings)
+        body = await read_body(receive, request, self._settings, limit)
         parts: list[Iterable[tuple[str, Any]]] = [
             load_object(body).items() if body else (),
             request.query_params.multi_items(),
@@ -102,11 +105,19 @@ def _has_body(scope: Scope) -> bool:
     return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
 
 
-async def read_body(receive: Receive, request: HttpRequest, settings: Settings) -> bytes:
+def _largest(operation: Operation, settings: Settings) -> int:
+    """Bytes of a body. Documents come in base64, four bytes for three, in JSON."""
+    if not operation.upload:
+        return settings.body_limit
+    return max(settings.body_limit, settings.upload_limit * 4 // 3 + 2**20)
+
+
+async def read_body(
+    receive: Receive, request: HttpRequest, settings: Settings, limit: int
+) -> bytes:
     """The whole body. Raises PayloadTooLarge as soon as it must be, RequestTimeout when too slow."""
     if not _has_body(request.scope):
         return b""
-    limit = settings.body_limit
     declared = request.headers.get("content-length", "0")
     too_large = errors.PayloadTooLarge(f"the limit is {limit} bytes", limit_bytes=limit)
     expected = int(declared) if declared.isdigit() else 0
