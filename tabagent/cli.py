@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,9 +12,6 @@ from tabagent.commands.failure import USAGE, CommandFailed
 from tabagent.commands.options import DataDir, load_settings
 from tabagent.commands.rag_options import rag
 from tabagent.commands.sessions_options import sessions
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="A local AI gateway: chat, generation and more on models that run on your own hardware.",

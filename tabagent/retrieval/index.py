@@ -83,6 +83,14 @@ class Index:
             return
         self._tend_later(name)
 
+    async def settle(self, subject: str, model: str) -> None:
+        """What was put in is searched as all the rest from now on."""
+        name = table_name(subject, model)
+        try:
+            await self._store.join(name)
+        except IndexLost as error:
+            self._lost(name, subject, model, error)
+
     async def forget_owner(self, subject: str, model: str, owner: str) -> None:
         """Take out all rows of one; what is missed is taken out with the next start."""
         name = table_name(subject, model)

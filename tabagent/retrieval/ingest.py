@@ -108,6 +108,8 @@ class Ingest:
             if saving:
                 await saving
             await reading  # raises what it died of
+            for name in (await self._records.collections.get(collection.name)).models:
+                await self._index.settle(collection.name, name)
         finally:
             for task in (reading, *embedding, saving):
                 if task and task is not saving:

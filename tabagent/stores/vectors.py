@@ -122,6 +122,8 @@ class VectorStore:
             await table.count_rows()
             for index in await table.list_indices():
                 stats = await table.index_stats(index.name)
+                if stats and stats.num_unindexed_rows:
+                    opened.writes = 1  # somebody died before tending it
                 if index.columns == ["words"]:
                     opened.said = True
                 elif index.columns == ["vector"] and stats:
@@ -164,16 +166,6 @@ class VectorStore:
             log.info("index_not_dropped", table=name, why=_words(error))
         if "://" not in self._uri:
             await asyncio.to_thread(shutil.rmtree, Path(self._uri) / f"{name}.lance", True)
-
-    async def names(self) -> list[str]:
-        """All tables that are there."""
-        connection = await self._connected()
-        found: list[str] = []
-        after: str | None = None
-        while page := list(await connection.table_names(start_after=after, limit=100)):
-            found += page
-            after = page[-1]
-        return found
 
     # ---- rows -----------------------------------------------------------------------------------
     async def add(self, name: str, entries: Sequence[Entry]) -> None:
@@ -284,11 +276,21 @@ class VectorStore:
                 # Seconds to a minute of work: what is written meanwhile is put in afterwards.
                 await _lost(found.table.create_index("vector", config=_near(rows), replace=True))
                 found.near = rows
-            async with found.turn:
-                await _lost(found.table.optimize(cleanup_older_than=timedelta(seconds=KEPT_S)))
-                found.writes = 0
+            await self.join(name)
         finally:
             found.tended = False
+
+    async def join(self, name: str) -> None:
+        """Put what is new into the indexes: until then it has BM25 scores of its own, which compare
+        with no others. Raises IndexLost.
+        """
+        found = self._tables.get(name)
+        if found is None:
+            return
+        async with found.turn:
+            if found.writes:
+                await _lost(found.table.optimize(cleanup_older_than=timedelta(seconds=KEPT_S)))
+                found.writes = 0
 
     async def _pieces(self, found: _Open) -> int:
         """Of how many parts the index of vectors is; each one is searched."""
@@ -334,7 +336,7 @@ def _lancedb() -> Any:
 def _full_text() -> Any:
     from lancedb.index import FTS
 
-    return FTS(with_position=False, stem=True, remove_stop_words=False, ascii_folding=True)
+    return FTS(with_position=False, stem=True, remove_stop_words=True, ascii_folding=True)
 
 
 def _near(rows: int) -> Any:
