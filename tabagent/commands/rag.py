@@ -27,6 +27,7 @@ LARGEST: Final = 64 * 2**20  # bytes of a file or page
 INTERRUPTED: Final = 130  # as shells say of Ctrl-C
 EXCERPT: Final = 320  # characters of a passage
 TOLD: Final = 20  # failures that are listed
+OUTCOMES: Final = ("added", "updated", "unchanged", "replaced", "skipped", "removed", "failed")
 FETCH_S: Final = 30.0
 console = Console()
 
@@ -62,7 +63,7 @@ def add(
             failed += job["failures"]
             for name, number in job["counts"].items():
                 counts[name] = counts.get(name, 0) + number
-    said = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    said = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts.get(name))
     print(f"{collection}: {said or 'nothing to do'}")
     if failed:
         for failure in failed[:TOLD]:

@@ -20,7 +20,6 @@ from tests.live import EMBEDDER, LiveServer, eventually, fake_models
 from tests.retrieval.asking import (
     COLLECTIONS,
     SOUP,
-    added,
     consistent,
     ended,
     found,
@@ -228,7 +227,9 @@ class Shelf:
 def entry(number: int, width: int = 8) -> Entry:
     vector = np.random.default_rng(number).normal(size=width).astype("<f4")
     vector /= np.linalg.norm(vector)
-    return Entry(number, vector.tobytes(), f"word{number} every", f"o{number % 7}", "text", "", [], 1.0, 1.0)
+    return Entry(
+        number, vector.tobytes(), f"word{number} every", f"o{number % 7}", "text", "", [], 1.0, 1.0
+    )
 
 
 @pytest.fixture

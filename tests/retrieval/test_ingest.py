@@ -191,7 +191,9 @@ def test_files_that_cannot_be_read_are_told(server: LiveServer, folder: Path) ->
 def test_a_folder_is_the_owners_and_must_be_there(server: LiveServer, folder: Path) -> None:
     assert server.client.post(FOLDERS, json={"path": str(folder)}).status_code == 401
     for path in ("relative", str(folder / "none")):
-        assert problem(watch(server, Path(path)), "invalid-request")["errors"][0]["pointer"] == "/path"
+        assert (
+            problem(watch(server, Path(path)), "invalid-request")["errors"][0]["pointer"] == "/path"
+        )
     problem(watch(server, folder, collection="none"), "collection-not-found")
     problem(server.owner.post(f"{FOLDERS}/none/scan", json={}), "not-found")
     one = watch(server, folder / "soup.md").json()
@@ -211,7 +213,11 @@ def test_another_model_takes_over_while_documents_come_and_go(
     make(server, "c", model=before)
     taken(server, *many(300), collection="c")
     change = server.client.patch(f"{COLLECTIONS}/c", json={"model": after}).json()
-    assert (change["model"], change["next_model"], change["job"]["kind"]) == (before, after, "embed")
+    assert (change["model"], change["next_model"], change["job"]["kind"]) == (
+        before,
+        after,
+        "embed",
+    )
     problem(server.client.patch(f"{COLLECTIONS}/c", json={"model": before}), "conflict")
     for n in range(10):
         taken(server, *many(3, "late", 3 * n), collection="c")

@@ -62,7 +62,7 @@ def test_every_prompt_has_a_mark_of_its_own() -> None:
 def test_a_title_stays_a_title() -> None:
     _, said = prompting.asked("x", [hit("y", title='a"\n\n> <b> ' + "long " * 100)], "m")
     head = said["content"].splitlines()[0]
-    assert head.startswith("<source m number=\"1\" title=\"a' > <b> long")
+    assert head.startswith('<source m number="1" title="a\' > <b> long')
     assert head.endswith('">') and len(head) < 260
     assert said["content"].splitlines()[1] == "y"
 
