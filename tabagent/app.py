@@ -137,6 +137,7 @@ class Gateway:
         """Refuse what is new, let running answers end within `drain_s`, then end the workers."""
         self.dispatcher.draining = True
         self.services.events.stop()
+        self.services.library.jobs.leave()
         deadline = monotonic() + self.settings.drain_s
         while self.dispatcher.active and monotonic() < deadline and not self.hurry:
             await asyncio.sleep(0.02)

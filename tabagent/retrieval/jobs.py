@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from tabagent.errors import Conflict, InternalError, TabAgentError
+from tabagent.errors import Conflict, InternalError, ShuttingDown, TabAgentError
 from tabagent.stores.papers import Job, JobState
 from tabagent.stores.records import Records
 
@@ -44,7 +44,8 @@ class Jobs:
         self._records, self._tell = records, tell
         self._live: dict[str, LiveJob] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
-        self._unsaved: list[Job] = []  # that have ended, and the database did not take it
+        self._unsaved: dict[str, LiveJob] = {}  # ended, and the database did not take it
+        self._closing = False
 
     def begin(self, job: Job, work: Work) -> LiveJob:
         """Work on a job that is in the database."""
@@ -56,14 +57,13 @@ class Jobs:
 
     async def _save_ends(self) -> None:
         """A full disk must not have a job that has failed begin again with the next start."""
-        for job in list(self._unsaved):
+        for id_, live in list(self._unsaved.items()):
             try:
-                await self._records.jobs.end(job)
+                await self._records.jobs.end(live.job)
             except TabAgentError as error:
-                log.warning("job_not_ended", job=job.id, code=error.slug)
+                log.warning("job_not_ended", job=id_, code=error.slug)
                 return
-            with suppress(ValueError):  # somebody else was faster
-                self._unsaved.remove(job)
+            self._unsaved.pop(id_, None)
 
     def told(self, live: LiveJob) -> None:
         """It has come a step further."""
@@ -71,7 +71,7 @@ class Jobs:
         self._tell(live.job)
 
     def live(self, job_id: str) -> LiveJob | None:
-        return self._live.get(job_id)
+        return self._live.get(job_id) or self._unsaved.get(job_id)
 
     def at_work(self, collection: str) -> list[LiveJob]:
         """Those that are on their way there."""
@@ -79,15 +79,17 @@ class Jobs:
 
     async def find(self, job_id: str) -> LiveJob:
         """One at work, or one that has ended. Raises NotFound."""
-        return self._live.get(job_id) or LiveJob(await self._records.jobs.get(job_id))
+        return self.live(job_id) or LiveJob(await self._records.jobs.get(job_id))
 
     async def follow(self, live: LiveJob) -> AsyncGenerator[LiveJob, None]:
-        """The job at every step until its end."""
+        """The job at every step until its end. Raises ShuttingDown when the server stops first."""
         while True:
             live.changed.clear()
             yield live
             if not live.running:
                 return
+            if self._closing:
+                raise ShuttingDown("the job goes on when the server is there again")
             await live.changed.wait()
             if live.task:
                 await asyncio.wait([live.task], timeout=TELL_S)
@@ -96,8 +98,7 @@ class Jobs:
         """Stop it; what is done stays. Raises NotFound, Conflict for one that has ended."""
         live = self._live.get(job_id)
         if live is None:
-            job = await self._records.jobs.get(job_id)
-            raise Conflict(f"the job is {job.state} already")
+            raise Conflict(f"the job is {(await self.find(job_id)).job.state} already")
         live.job.state = "cancelled"
         await self._ended(live)
         return live.job
@@ -107,6 +108,12 @@ class Jobs:
         for live in jobs:
             with suppress(Conflict):
                 await self.cancel(live.job.id)
+
+    def leave(self) -> None:
+        """The server is to stop: nobody need wait for a job any longer."""
+        self._closing = True
+        for live in self._live.values():
+            live.changed.set()
 
     async def stop(self) -> None:
         """Stop all as a kill would: they go on with the next start."""
@@ -144,7 +151,7 @@ class Jobs:
                 if live.error is not None:
                     problem = {"code": live.error.slug, "detail": live.error.detail}
                     job.failures.append({"source": "", "problem": problem})
-                self._unsaved.append(job)
+                self._unsaved[job.id] = live
                 await self._save_ends()
             self._live.pop(job.id, None)
             self.told(live)
