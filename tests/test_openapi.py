@@ -48,7 +48,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
             dict.fromkeys(("model-Q4_K_M.gguf", LOST), GUIDE.read_bytes()), "owner/repo"
         ) as hub,
         LiveServer(
-            place, extra=fake_models(BUILTIN), body_limit=16384, hub_endpoint=hub.url
+            place,
+            extra=fake_models(BUILTIN),
+            body_limit=16384,
+            upload_limit=1024,
+            hub_endpoint=hub.url,
         ) as running,
     ):
         hub.misbehave = lambda asked, body: Gone(404) if LOST in asked.path else None

@@ -109,7 +109,7 @@ def _largest(operation: Operation, settings: Settings) -> int:
     """Bytes of a body. Documents come in base64, four bytes for three, in JSON."""
     if not operation.upload:
         return settings.body_limit
-    return max(settings.body_limit, settings.upload_limit * 4 // 3 + 2**20)
+    return settings.upload_limit * 4 // 3 + settings.body_limit
 
 
 async def read_body(

@@ -68,7 +68,7 @@ class Writers:
     def _add(self, client: httpx.Client, cycle: int, number: int) -> None:
         said = {f"d{number % 7}-{n}": f"Version {cycle}.{number} of {n}. " * 30 for n in range(3)}
         for name, content in said.items():
-            self.begun.setdefault(name, set()).add(content.strip())
+            self.begun.setdefault(name, set()).add(content)
         waits = number % 2 == 0
         body = {
             "documents": [{"source": name, "text": content} for name, content in said.items()],
@@ -80,7 +80,7 @@ class Writers:
         self.jobs.add(reply.json()["id"])
         if waits and reply.json()["state"] == "done":
             for name, content in said.items():
-                self.documents[name] = content.strip()
+                self.documents[name] = content
 
     def _delete(self, client: httpx.Client, cycle: int, number: int) -> None:
         name = f"gone-{cycle}-{number}"
@@ -105,7 +105,12 @@ def test_nothing_that_was_acknowledged_is_lost_by_a_kill(tmp_path: Path) -> None
         with Killable(tmp_path) as server:
             slowest = max(slowest, server.started_s)
             threads = writers.run(server, cycle)
-            time.sleep(chance.uniform(0.05, 0.9))
+            if cycle % 2:  # in the middle of things
+                before = len(writers.documents)
+                eventually(lambda before=before: len(writers.documents) > before, 10)
+                time.sleep(chance.uniform(0.0, 0.3))
+            else:  # while it still goes on with what the one before left
+                time.sleep(chance.uniform(0.05, 0.7))
             words = server.kill()
             writers.stop(threads)
             assert "Traceback" not in words, words
@@ -117,6 +122,7 @@ def test_nothing_that_was_acknowledged_is_lost_by_a_kill(tmp_path: Path) -> None
     assert slowest < START_S
     assert len(writers.messages) > CYCLES
     assert len(writers.jobs) > CYCLES
+    assert len(writers.documents) > CYCLES
 
     with Killable(tmp_path) as server:
         eventually(lambda: settled(server), 20)
@@ -131,9 +137,9 @@ def test_nothing_that_was_acknowledged_is_lost_by_a_kill(tmp_path: Path) -> None
             state = rows(tmp_path, "SELECT state, total, counts FROM jobs WHERE id = ?", job)
             assert not state or state[0][0] == "done"
         assert rows(tmp_path, "SELECT count(*) FROM incoming") == [(0,)]
-        assert rows(
-            tmp_path, "SELECT source FROM documents GROUP BY source HAVING count(*) > 1"
-        ) == []
+        assert (
+            rows(tmp_path, "SELECT source FROM documents GROUP BY source HAVING count(*) > 1") == []
+        )
         eventually(lambda: consistent(tmp_path), 10)
         (row,) = server.client.get(COLLECTIONS).json()["data"]
         assert row["documents"] == len(there)

@@ -193,12 +193,12 @@ async def test_what_was_never_answered_is_not_shown_as_answered() -> None:
         Message("user", "two", depth=2),
         Message("assistant", None, {"tool_calls": [CALL]}, status="partial", depth=3),
         Message("user", "three", depth=4),
-        Message("assistant", "half an ans", {"tool_calls": [CALL]}, status="partial", depth=5),
+        Message("assistant", "half of it", {"tool_calls": [CALL]}, status="partial", depth=5),
     ]
     made = await fitted(history, 5000)
     assert made.messages == [
         {"role": "user", "content": "one\n\ntwo\n\nthree"},
-        {"role": "assistant", "content": "half an ans"},
+        {"role": "assistant", "content": "half of it"},
         {"role": "user", "content": "new"},
     ]
     assert made.omitted == 0
