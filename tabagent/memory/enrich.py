@@ -124,9 +124,9 @@ class Enrichment:
                 return
             known = list(await memory.vectors([m.number for m in batch], model or ""))
             vectors = await self._meaning.read(model, batch) if model else []
-            await memory.read_messages(batch, model, vectors)
-            if model:
+            if model:  # before they count as read: who sees that all are read finds them all
                 await self._meaning.put(model, batch, vectors, known)
+            await memory.read_messages(batch, model, vectors)
             for message, found in zip(batch, names or (), strict=False):
                 await memory.name("message", message.id, Counter(found))
 
