@@ -122,13 +122,14 @@ class Enrichment:
             names = await self._names([m.text for m in batch])
             if model is None and names is None:
                 return
-            known = list(await memory.vectors([m.number for m in batch], model or ""))
-            vectors = await self._meaning.read(model, batch) if model else []
-            if model:  # before they count as read: who sees that all are read finds them all
+            if model:
+                known = list(await memory.vectors([m.number for m in batch], model))
+                vectors = await self._meaning.read(model, batch)
+                await memory.save_vectors(batch, model, vectors)
                 await self._meaning.put(model, batch, vectors, known)
-            await memory.read_messages(batch, model, vectors)
             for message, found in zip(batch, names or (), strict=False):
                 await memory.name("message", message.id, Counter(found))
+            await memory.read_messages(batch)  # last: who sees that all are read finds them all
 
     async def _documents(self) -> None:
         memory = self._records.memory

@@ -44,10 +44,10 @@ class MemoryStore:
             count = select(func.count()).select_from(t.unread_messages)
             return int(await connection.scalar(count) or 0)
 
-    async def read_messages(
-        self, messages: Sequence[Message], model: str | None, vectors: Sequence[bytes]
+    async def save_vectors(
+        self, messages: Sequence[Message], model: str, vectors: Sequence[bytes]
     ) -> None:
-        """They have been looked at; with a model they have vectors."""
+        """Of messages that are still there."""
 
         async def write() -> None:
             numbers = [m.number for m in messages]
@@ -56,18 +56,26 @@ class MemoryStore:
                     select(t.messages.c.number).where(t.messages.c.number.in_(numbers))
                 )
                 there = {number for (number,) in rows}
-                if model is not None:
-                    v = t.message_vectors.c
-                    await connection.execute(
-                        delete(t.message_vectors).where(v.message.in_(there), v.model == model)
-                    )
-                    values = [
-                        {"message": m.number, "model": model, "vector": vector}
-                        for m, vector in zip(messages, vectors, strict=True)
-                        if m.number in there
-                    ]
-                    if values:
-                        await connection.execute(insert(t.message_vectors), values)
+                v = t.message_vectors.c
+                await connection.execute(
+                    delete(t.message_vectors).where(v.message.in_(there), v.model == model)
+                )
+                values = [
+                    {"message": m.number, "model": model, "vector": vector}
+                    for m, vector in zip(messages, vectors, strict=True)
+                    if m.number in there
+                ]
+                if values:
+                    await connection.execute(insert(t.message_vectors), values)
+
+        await durably(write())
+
+    async def read_messages(self, messages: Sequence[Message]) -> None:
+        """They have been looked at."""
+
+        async def write() -> None:
+            numbers = [m.number for m in messages]
+            async with self._database.writing() as connection:
                 await connection.execute(
                     delete(t.unread_messages).where(t.unread_messages.c.message.in_(numbers))
                 )
