@@ -19,13 +19,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from tabagent.commands.client import call, raise_for_problem, server
-from tabagent.commands.failure import NO_SERVER, CommandFailed
+from tabagent.commands.failure import FAILED, NO_SERVER, USAGE, CommandFailed
 from tabagent.commands.sessions import moment, plain
 from tabagent.config import Settings
 
 LARGEST: Final = 64 * 2**20  # bytes of a file or page
 INTERRUPTED: Final = 130  # as shells say of Ctrl-C
 EXCERPT: Final = 320  # characters of a passage
+LEAD: Final = 60  # of them before what was looked for
+NAMED: Final = 32  # characters of a place, beside the bar
 TOLD: Final = 20  # failures that are listed
 OUTCOMES: Final = ("added", "updated", "unchanged", "replaced", "skipped", "removed", "failed")
 FETCH_S: Final = 30.0
@@ -45,21 +47,22 @@ def add(
 ) -> None:
     """Files, folders, pages and stdin, each as a job whose progress is shown."""
     if (title or source) and len(places) > 1:
-        raise CommandFailed("--title and --source go with one document", code=2)
+        raise CommandFailed("--title and --source go with one document", code=USAGE)
     failed: list[dict[str, Any]] = []
     counts: dict[str, int] = {}
     with server(settings) as client:
         for place in places:
-            if place != "-" and "://" not in place and Path(place).is_dir():
-                path = str(Path(place).resolve())
-                body = {"path": path, "collection": collection, "watch": watch}
-                job = _follow(client, "/v1/rag/folders", body, place)
-            elif watch:
-                raise CommandFailed(f"{place} is no folder: only folders are watched", code=2)
-            else:
-                document = _document(place, title, source) | {"tags": list(tags)}
-                body = {"collection": collection, "documents": [document]}
-                job = _follow(client, "/v1/rag/documents", body, place)
+            try:
+                job = _added(client, place, collection, title, source, tags, watch=watch)
+            except CommandFailed as error:
+                if error.code != FAILED:
+                    raise
+                # The others may be better.
+                problem = {"detail": str(error)}
+                job = {
+                    "failures": [{"source": place, "problem": problem}],
+                    "counts": {"failed": 1},
+                }
             failed += job["failures"]
             for name, number in job["counts"].items():
                 counts[name] = counts.get(name, 0) + number
@@ -67,9 +70,31 @@ def add(
     print(f"{collection}: {said or 'nothing to do'}")
     if failed:
         for failure in failed[:TOLD]:
-            problem = failure["problem"]
-            typer.echo(f"  {plain(failure['source'])}: {problem['detail']}", err=True)
+            why = failure["problem"]["detail"]
+            typer.echo(f"  {plain(failure['source'])}: {why}", err=True)
         raise CommandFailed(f"{counts.get('failed', len(failed))} could not be taken in")
+
+
+def _added(
+    client: httpx.Client,
+    place: str,
+    collection: str,
+    title: str | None,
+    source: str | None,
+    tags: Sequence[str],
+    *,
+    watch: bool,
+) -> dict[str, Any]:
+    """The job of one place at its end. Raises CommandFailed."""
+    if place != "-" and "://" not in place and Path(place).is_dir():
+        path = str(Path(place).resolve())
+        body = {"path": path, "collection": collection, "watch": watch}
+        return _follow(client, "/v1/rag/folders", body, place)
+    if watch:
+        raise CommandFailed(f"{place} is no folder: only folders are watched", code=USAGE)
+    document = _document(place, title, source) | {"tags": list(tags)}
+    body = {"collection": collection, "documents": [document]}
+    return _follow(client, "/v1/rag/documents", body, place)
 
 
 def _document(place: str, title: str | None, source: str | None) -> dict[str, Any]:
@@ -97,7 +122,7 @@ def _document(place: str, title: str | None, source: str | None) -> dict[str, An
 def _fetched(url: str, source: str | None) -> dict[str, Any]:
     """A page or file from the web. The server fetches nothing: this is the user's own wish."""
     if not url.startswith(("http://", "https://")):
-        raise CommandFailed(f"{url} is neither an http nor an https address", code=2)
+        raise CommandFailed(f"{url} is neither an http nor an https address", code=USAGE)
     data = bytearray()
     try:
         with httpx.stream("GET", url, follow_redirects=True, timeout=FETCH_S) as response:
@@ -121,13 +146,15 @@ def _fetched(url: str, source: str | None) -> dict[str, Any]:
 def _follow(client: httpx.Client, path: str, body: dict[str, Any], place: str) -> dict[str, Any]:
     """The job at its end."""
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
         console=Console(stderr=True), transient=True,
     )  # fmt: skip
     job: dict[str, Any] = {}
     try:
         with bar:
-            task = bar.add_task(plain(place), total=None)
+            named = plain(place)
+            named = named if len(named) <= NAMED else "…" + named[1 - NAMED :]
+            task = bar.add_task(named, total=None)
             for _, job in _events(client, path, body | {"stream": True}):
                 bar.update(task, total=job["total"] or None, completed=job["done"])
     except KeyboardInterrupt:
@@ -226,13 +253,26 @@ def _show(source: dict[str, Any], query: str) -> None:
         head.append(f"  {source['similarity']:.2f}", "cyan")
     console.print(head)
     excerpt = " ".join(plain(source["text"]).split())
-    body = Text(excerpt[:EXCERPT] + ("…" if len(excerpt) > EXCERPT else ""))
     words = [re.escape(word) for word in re.findall(r"\w{3,}", query)]
-    if words:
-        body.highlight_regex(rf"(?i)\b(?:{'|'.join(words)})\w*", "bold yellow")
+    wanted = re.compile(rf"(?i)\b(?:{'|'.join(words)})\w*" if words else r"(?!)")
+    body = Text(_part(excerpt, [found.start() for found in wanted.finditer(excerpt)]))
+    body.highlight_regex(wanted, "bold yellow")
     console.print(body)
     console.print(Text(plain(source["source"]), f"dim link {link}" if link else "dim"))
     console.print()
+
+
+def _part(text: str, places: Sequence[int]) -> str:
+    """So much of a text as is shown: where most of what was looked for is."""
+    most = max(
+        ((sum(at <= place < at + EXCERPT - LEAD for place in places), -at) for at in places),
+        default=(0, 0),
+    )
+    start = max(-most[1] - LEAD, 0)
+    if start:
+        start = text.find(" ", start) + 1  # whole words
+    part = text[start : start + EXCERPT]
+    return ("…" if start else "") + part + ("…" if start + EXCERPT < len(text) else "")
 
 
 # ---- what there is ------------------------------------------------------------------------------

@@ -91,17 +91,25 @@ class Folders:
             for source, (id_, _) in known.items()
             if source not in files and not source.startswith(closed)
         ]
-        changed = [
-            Incoming(live.job.id, folder.collection, source, folder.id, path, stat)
-            for source, (path, stat) in files.items()
-            if source not in known or known[source][1] != stat
-        ]
+        changed: list[Incoming] = []
+        for source, (path, stat) in files.items():
+            refused = self._ingest.refused.get((folder.collection, source))
+            if source in known and known[source][1] == stat:
+                live.job.count("unchanged")
+            elif refused is not None and refused[0] == stat:  # reading it may take half a minute
+                live.job.count("failed" if refused[1] else "skipped")
+                if refused[1]:
+                    live.job.fail(source, refused[1])
+            else:
+                changed.append(
+                    Incoming(live.job.id, folder.collection, source, folder.id, path, stat)
+                )
         live.job.total = len(files) + len(gone)
-        live.job.count("unchanged", len(files) - len(changed))
         for start in range(0, max(len(changed), 1), ROWS):
             await self._records.jobs.add(live.job, changed[start : start + ROWS])
         await self.forget(live.job.collection, gone)
-        live.job.count("removed", len(gone))
+        if gone:
+            live.job.count("removed", len(gone))
         self._jobs.told(live)
         await self._ingest.work(live)
 

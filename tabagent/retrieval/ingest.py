@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -46,6 +46,7 @@ OURS: Final = (
 """What is no document's fault: the job fails, and says why."""
 
 Resolve = Callable[[str], Awaitable[Model]]
+Problem = dict[str, Any]
 Tell = Callable[[Document, bool], None]
 
 
@@ -77,6 +78,8 @@ class Ingest:
         self._records, self._jobs, self._reader = records, jobs, reader
         self._embedder, self._index = embedder, index
         self._resolve, self._tell = resolve, tell
+        # Files that cannot be read as they are: (their stat, why; None for what is not read at all).
+        self.refused: dict[tuple[str, str], tuple[str, Problem | None]] = {}
         self.turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by collection
 
     async def work(self, live: LiveJob) -> None:
@@ -158,6 +161,7 @@ class Ingest:
             data = await self._records.jobs.data(row.number)
         kind = row.kind or kind_of(row.source, "", data)
         if kind is None:
+            self._refuse(row, None)
             await self._pass(live, row, "skipped")
             return None
         digest = _digest(data, row, kind, splitting)
@@ -168,8 +172,16 @@ class Ingest:
             await self._pass(live, row, "unchanged")
             return None
         url = row.source if "://" in row.source else ""
-        paper = await self._reader.read(data, _kind(kind), splitting, url=url)
+        try:
+            paper = await self._reader.read(data, _kind(kind), splitting, url=url)
+        except (errors.DocumentUnreadable, errors.PayloadTooLarge) as error:
+            self._refuse(row, told(error))
+            raise
         return _Read(row, digest, _kind(kind), len(data), paper)
+
+    def _refuse(self, row: Incoming, problem: Problem | None) -> None:
+        if row.path is not None:
+            self.refused[row.collection, row.source] = row.stat, problem
 
     async def _pass(self, live: LiveJob, row: Incoming, outcome: str) -> None:
         await self._records.jobs.passed(live.job, row.number, outcome)
@@ -323,6 +335,6 @@ def _name(source: str) -> str:
     return source.rstrip("/").replace("\\", "/").rpartition("/")[2] or source
 
 
-def told(error: TabAgentError) -> dict[str, object]:
+def told(error: TabAgentError) -> Problem:
     """A problem as a job keeps it."""
     return {"code": error.slug, "detail": error.detail, **error.members}

@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -159,13 +160,15 @@ class VectorStore:
         self._tables[name] = _Open(table)
 
     async def drop(self, name: str) -> None:
-        self._tables.pop(name, None)
-        try:
-            await (await self._connected()).drop_table(name, ignore_missing=True)
-        except Exception as error:
-            log.info("index_not_dropped", table=name, why=_words(error))
-        if "://" not in self._uri:
-            await asyncio.to_thread(shutil.rmtree, Path(self._uri) / f"{name}.lance", True)
+        found = self._tables.pop(name, None)
+        # Whoever is writing into it would make its folder anew.
+        async with found.turn if found else nullcontext():
+            try:
+                await (await self._connected()).drop_table(name, ignore_missing=True)
+            except Exception as error:
+                log.info("index_not_dropped", table=name, why=_words(error))
+            if "://" not in self._uri:
+                await asyncio.to_thread(shutil.rmtree, Path(self._uri) / f"{name}.lance", True)
 
     # ---- rows -----------------------------------------------------------------------------------
     async def add(self, name: str, entries: Sequence[Entry]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -9,8 +10,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
+import pexpect
 import pytest
 
+from tabagent.runtime import DataDirectory
 from tests.commands.test_serve import run, serving
 
 SOUP = "# Soup\n\nBoil two \x1b[31mcarrots for an hour [red]with salt.\n"
@@ -113,6 +117,76 @@ def test_stdin_is_a_document_too_and_an_answer_says_where_it_is_from(place: list
     missed = run("rag", "ask", "Which quasar is oldest?", "--min-score", "0.99", *place)
     assert missed.returncode == 1
     assert "not in the sources" in missed.stdout
+
+
+def test_what_cannot_be_taken_in_does_not_keep_the_others_out(
+    place: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.7 broken")
+    (tmp_path / "good.md").write_text("# Owls\n\nOwls hunt at night.")
+    names = [str(tmp_path / name) for name in ("bad.pdf", "none.md", "good.md")]
+    done = run("rag", "add", *names, *place)
+    assert done.returncode == 1
+    assert done.stdout == "default: 1 added, 2 failed\n"
+    assert f"{names[0]}: " in done.stderr and f"{names[1]} cannot be read" in done.stderr
+    assert run("rag", "search", "owls at night", *place).stdout.startswith("[1] Owls")
+
+
+def test_an_excerpt_shows_what_was_asked_for(place: list[str], tmp_path: Path) -> None:
+    said = "Nothing of note is said in the beginning. " * 12
+    (tmp_path / "long.txt").write_text(f"{said}The zephyr blows over the quay. {said}")
+    run("rag", "add", str(tmp_path / "long.txt"), *place)
+    found = run("rag", "search", "zephyr quay", "--top-k", "1", *place).stdout
+    assert "The zephyr blows over the quay." in " ".join(found.split())
+    assert found.splitlines()[1].startswith("…")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_in_a_terminal_words_are_emphasised_and_sources_can_be_clicked(
+    place: list[str], tmp_path: Path, width: int
+) -> None:
+    file = tmp_path / "fox.md"
+    file.write_text("# Fox\n\n## Den\n\nThe vixen digs her den under the roots of an old oak.")
+    run("rag", "add", str(file), "--source", f"file:///w/{width}/fox.md", *place)
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "tabagent", "rag", "search", "vixen den", "--top-k", "1", *place],
+        dimensions=(40, width), encoding="utf-8", timeout=30,
+    )  # fmt: skip
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    shown = child.before
+    assert re.search(r"\x1b\]8;[^;]*;file:///w/\d+/fox\.md\x1b\\", shown)
+    assert "\x1b[1;33mvixen\x1b[0m" in shown
+    plain = re.sub(r"\x1b\]8;[^\x1b]*\x1b\\|\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert plain.startswith("[1] Fox  0.")
+    assert max(len(line) for line in plain.splitlines()) <= width
+
+
+def test_ctrl_c_cancels_the_job(place: list[str], tmp_path: Path) -> None:
+    for n in range(300):
+        (tmp_path / f"{n}.md").write_text(f"# Part {n}\n\n" + f"Sentence {n} says more. " * 800)
+    child = pexpect.spawn(
+        sys.executable, ["-m", "tabagent", "rag", "add", str(tmp_path), *place],
+        dimensions=(40, 100), encoding="utf-8", timeout=30,
+    )  # fmt: skip
+    child.expect(r"[1-9]\d*/300")
+    child.sendintr()
+    child.expect("stopped; what was taken in stays")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    with client_of(place) as client:
+        last = client.get("/v1/rag/jobs").json()["data"][0]
+    assert (last["kind"], last["state"]) == ("folder", "cancelled")
+    assert 0 < last["done"] < 300
+
+
+def client_of(place: list[str]) -> httpx.Client:
+    running = DataDirectory(Path(place[1])).running()
+    assert running is not None
+    return httpx.Client(base_url=running.url, trust_env=False)
 
 
 def test_wrong_words_are_told(place: list[str]) -> None:

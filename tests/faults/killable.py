@@ -23,15 +23,16 @@ class Killable:
 
     def __enter__(self) -> Self:
         begun = time.monotonic()
+        self._words = (self._data / "stderr.txt").open("w+b")  # no pipe, which workers hold open
         command = [sys.executable, "-m", "tabagent", "serve", "--port", "0"]
         self.process = subprocess.Popen(
             [*command, "--data-dir", str(self._data), "--log-level", "error"],
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=self._words,
         )
 
         def announced() -> Running | None:
-            assert self.process.poll() is None, self.process.communicate()
+            assert self.process.poll() is None, (self._data / "stderr.txt").read_text()
             running = DataDirectory(self._data).running()
             return running if running and running.pid == self.process.pid else None
 
@@ -50,8 +51,9 @@ class Killable:
     def kill(self) -> str:
         """Its last words on stderr."""
         self.process.kill()
-        _, words = self.process.communicate(timeout=10)
-        return words.decode(errors="replace")
+        self.process.wait(10)
+        self._words.seek(0)
+        return self._words.read().decode(errors="replace")
 
     def __exit__(
         self,
@@ -62,5 +64,4 @@ class Killable:
         self.client.close()
         if self.process.poll() is None:
             self.kill()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        self._words.close()

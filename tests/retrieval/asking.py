@@ -127,8 +127,11 @@ def indexed(data: Path, collection: str, model: str) -> list[int]:
         return []
     import lancedb  # late: the server tells it first that it should be quiet
 
-    table = lancedb.connect(str(data / "index")).open_table(name)
-    numbers: list[int] = table.to_arrow()["number"].to_pylist()
+    try:
+        table = lancedb.connect(str(data / "index")).open_table(name)
+        numbers: list[int] = table.to_arrow()["number"].to_pylist()
+    except (ValueError, RuntimeError):  # it is being made anew
+        return [-1]
     return sorted(numbers)
 
 

@@ -68,7 +68,7 @@ class UpdateCollection(Request):
 class CollectionRef(Request):
     """A collection by its name."""
 
-    model_config = {"json_schema_extra": {"examples": [{"name": DEFAULT}]}}
+    model_config = {"json_schema_extra": {"examples": [{"name": "recipes"}]}}
 
     name: CollectionName
 

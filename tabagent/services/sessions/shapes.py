@@ -54,7 +54,9 @@ System = Annotated[Line, Field(max_length=LARGEST)]
 class CreateSession(Request):
     """A new session; everything may be left out."""
 
-    model_config = {"json_schema_extra": {"examples": [{"title": "Soup", "tags": ["kitchen"]}]}}
+    model_config = {
+        "json_schema_extra": {"examples": [{"id": "soup", "title": "Soup", "tags": ["kitchen"]}]}
+    }
 
     id: NewId | None = Field(None, description="One of your own; made when left out.")
     title: Title | None = Field(None, description="Made from what is said when left out.")
@@ -69,7 +71,7 @@ class UpdateSession(Request):
     """What is to be otherwise; what is left out stays, null takes away."""
 
     model_config = {
-        "json_schema_extra": {"examples": [{"session_id": "sess_1", "title": "A better title"}]}
+        "json_schema_extra": {"examples": [{"session_id": "soup", "title": "A better title"}]}
     }
 
     session_id: SessionId
@@ -102,7 +104,7 @@ class UpdateSession(Request):
 class SessionName(Request):
     """A session by its id."""
 
-    model_config = {"json_schema_extra": {"examples": [{"session_id": "sess_1"}]}}
+    model_config = {"json_schema_extra": {"examples": [{"session_id": "soup"}]}}
 
     session_id: SessionId
 
@@ -229,7 +231,7 @@ class SaveMessage(Request):
 
     model_config = {
         "json_schema_extra": {
-            "examples": [{"session_id": "sess_1", "role": "user", "content": "Hello"}]
+            "examples": [{"session_id": "soup", "role": "user", "content": "Hello", "id": "hello"}]
         }
     }
 
@@ -273,7 +275,7 @@ class UpdateMessage(Request):
 
     model_config = {
         "json_schema_extra": {
-            "examples": [{"session_id": "sess_1", "message_id": "msg_1", "pinned": True}]
+            "examples": [{"session_id": "soup", "message_id": "hello", "pinned": True}]
         }
     }
 
@@ -318,7 +320,7 @@ class MessageInfo(Reply):
 class HistoryRequest(Request):
     """A page of a branch, from either end."""
 
-    model_config = {"json_schema_extra": {"examples": [{"session_id": "sess_1", "limit": 50}]}}
+    model_config = {"json_schema_extra": {"examples": [{"session_id": "soup", "limit": 50}]}}
 
     session_id: SessionId
     branch: SessionId | None = Field(None, description="The current when left out.")
@@ -377,7 +379,7 @@ Form = Literal["json", "markdown"]
 class ExportRequest(Request):
     """Which session, and how."""
 
-    model_config = {"json_schema_extra": {"examples": [{"session_id": "sess_1"}]}}
+    model_config = {"json_schema_extra": {"examples": [{"session_id": "soup"}]}}
 
     session_id: SessionId
     format: Form = "json"
