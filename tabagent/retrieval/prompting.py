@@ -15,7 +15,9 @@ from typing import Any, Final
 from tabagent.retrieval.search import Hit
 
 NOT_FOUND: Final = "This is not in the sources."
-CITED: Final = re.compile(r"\[(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\]")
+CITED: Final = re.compile(r"\[(\d{1,3}(?:\s*[,;–-]\s*\d{1,3})*)\]")
+RANGE: Final = re.compile(r"(\d+)(?:\s*[–-]\s*(\d+))?")
+MOST_CITED: Final = 20  # numbers of one mark
 WORD: Final = re.compile(r"\w{3,}")
 RULES: Final = f"""\
 Answer the question from the numbered sources below, and from nothing else. Put the number of a \
@@ -78,8 +80,7 @@ def citations(answer: str, hits: Sequence[Hit]) -> list[Citation]:
     found: list[Citation] = []
     for match in CITED.finditer(answer):
         sentence = _words(re.split(r"[.!?\n]\s", answer[: match.start()].rstrip(" ."))[-1])
-        for digits in re.findall(r"\d+", match[1]):
-            number = int(digits)
+        for number in _numbers(match[1]):
             hit = hits[number - 1] if 0 < number <= len(hits) else None
             support = 0.0
             if hit is not None and sentence:
@@ -87,6 +88,14 @@ def citations(answer: str, hits: Sequence[Hit]) -> list[Citation]:
                 support = len(sentence & said) / len(sentence)
             found.append(Citation(number, match.start(), match.end(), hit, round(support, 3)))
     return found
+
+
+def _numbers(mark: str) -> list[int]:
+    """1, 2, 3 and 5 of `1-3, 5`."""
+    found: list[int] = []
+    for first, last in RANGE.findall(mark):
+        found += range(int(first), int(last or first) + 1)
+    return found[:MOST_CITED]
 
 
 def _words(text: str) -> set[str]:

@@ -147,6 +147,7 @@ def test_each_citation_is_checked() -> None:
         ("Nothing is cited.", []),
         ("An array a[i] and [x] and [].", []),
         ("Many [1;2].", [1, 2]),
+        ("A range [1-3, 5].", [1, 2, 3, 5]),
         ("[1]", [1]),
         ("Far [9999].", []),
         ("Far [999].", [999]),

@@ -38,12 +38,18 @@ logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # its findings are 
 
 Element = Any  # lxml has no types
 Resolve = Callable[[str], str]
+BODY: Final = re.compile(r"<(?:body|frameset)\b", re.IGNORECASE)
+HEAD: Final = re.compile(
+    r"(?:\s|<!doctype[^>]*>|<!--.*?-->|<html\b[^>]*>|<head\b.*?</head>|</?head\b[^>]*>"
+    r"|<(title|style|script|noscript|template)\b.*?</\1\s*>|<(?:meta|link|base)\b[^>]*>)*",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def read_page(data: bytes, url: str, charset: str) -> tuple[str, str, list[Link]]:
     """Title, Markdown and links. Raises CannotRead."""
     html = decode(data, charset or declared_charset(data))
-    root = _parsed(html)
+    root = _parsed(_with_body(html))
     resolve = _resolver(url, root)
     text, content, frame = _content(root, resolve)
     title, links = _title(root), _links(root, content, url, resolve)
@@ -54,6 +60,15 @@ def read_page(data: bytes, url: str, charset: str) -> tuple[str, str, list[Link]
     if len(text) > TEXT:
         raise too_large("the text of the page")
     return title, scrub(text), links
+
+
+def _with_body(html: str) -> str:
+    """A page may leave out <body>; libxml2 then takes <main> and its kin for a part of the head."""
+    if BODY.search(html):
+        return html
+    end = HEAD.match(html)
+    at = end.end() if end else 0
+    return f"{html[:at]}<body>{html[at:]}"
 
 
 def _parsed(html: str) -> Element:

@@ -209,3 +209,17 @@ def test_nesting_that_means_something_is_refused_when_it_is_too_deep() -> None:
 
 def test_an_attribute_may_be_as_long_as_it_likes() -> None:
     assert text(f"<p title='{'x' * 20_000_000}' class='{'y ' * 1_000_000}'>short</p>") == "short"
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<title>T</title><main><h1>Cats</h1><p>Cats sleep.</p></main>",
+        "<!doctype html><meta charset=utf-8><title>T</title><article><p>Cats sleep.</p></article>",
+        "<html><head><title>T</title></head><main><p>Cats sleep.</p></main></html>",
+    ],
+)
+def test_a_page_may_leave_out_its_body_tag(html: str) -> None:
+    title, text, _ = read_page(html.encode(), "", "")
+    assert title == "T"
+    assert "Cats sleep." in text
