@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -150,6 +151,8 @@ def _follow(client: httpx.Client, path: str, body: dict[str, Any], place: str) -
         console=Console(stderr=True), transient=True,
     )  # fmt: skip
     job: dict[str, Any] = {}
+    if sys.stdin.isatty():  # Ctrl-C is ours also where whoever started us ignored it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with bar:
             named = plain(place)

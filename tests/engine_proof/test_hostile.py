@@ -133,7 +133,9 @@ def test_what_takes_too_long_to_compile_is_given_up(server: LiveServer, name: st
     with unharmed(server, CALLER):
         asked = server.chat("Hello", CALLER, response_format=formatted(ENDLESS[name]))
         is_problem(asked, 422, "grammar-invalid")
-        assert "more than 2 seconds" in asked.json()["detail"]
+        # On a fast machine the compiler may come to the end of its own patience before ours.
+        detail = asked.json()["detail"]
+        assert "more than 2 seconds" in detail or "Unable to determine" in detail
 
 
 @pytest.mark.parametrize("name", GRAMMARS)
