@@ -346,13 +346,18 @@ class Keeper:
     ) -> tuple[list[Message], int]:
         """(the newest messages before this depth, how many there are before them)."""
         found: list[Message] = []
+        size = PAGE
         while depth > 0 and characters > 0 and len(found) < MOST:
-            page = await self._records.messages.before(session_id, branch, depth, PAGE)
+            page = await self._records.messages.before(session_id, branch, depth, size)
             if not page:
                 break
             found += page
             depth = page[-1].depth
-            characters -= sum(len(message.text) for message in page)
+            said = sum(len(message.text) for message in page)
+            characters -= said
+            # As many as are still wanted, if they are as long as these were.
+            wanted = characters * len(page) // max(said, 1) + 1
+            size = min(max(wanted, 1), MOST - len(found))
         return found[::-1], depth
 
     async def _write_now_and_then(self) -> None:
