@@ -24,7 +24,6 @@ from tabagent.commands.failure import FAILED, NO_SERVER, USAGE, CommandFailed
 from tabagent.commands.sessions import moment, plain
 from tabagent.config import Settings
 
-LARGEST: Final = 64 * 2**20  # bytes of a file or page
 INTERRUPTED: Final = 130  # as shells say of Ctrl-C
 EXCERPT: Final = 320  # characters of a passage
 LEAD: Final = 60  # of them before what was looked for
@@ -54,7 +53,16 @@ def add(
     with server(settings) as client:
         for place in places:
             try:
-                job = _added(client, place, collection, title, source, tags, watch=watch)
+                job = _added(
+                    client,
+                    place,
+                    collection,
+                    title,
+                    source,
+                    tags,
+                    watch=watch,
+                    most=settings.upload_limit,
+                )
             except CommandFailed as error:
                 if error.code != FAILED:
                     raise
@@ -85,6 +93,7 @@ def _added(
     tags: Sequence[str],
     *,
     watch: bool,
+    most: int,
 ) -> dict[str, Any]:
     """The job of one place at its end. Raises CommandFailed."""
     if place != "-" and "://" not in place and Path(place).is_dir():
@@ -93,25 +102,25 @@ def _added(
         return _follow(client, "/v1/rag/folders", body, place)
     if watch:
         raise CommandFailed(f"{place} is no folder: only folders are watched", code=USAGE)
-    document = _document(place, title, source) | {"tags": list(tags)}
+    document = _document(place, title, source, most) | {"tags": list(tags)}
     body = {"collection": collection, "documents": [document]}
     return _follow(client, "/v1/rag/documents", body, place)
 
 
-def _document(place: str, title: str | None, source: str | None) -> dict[str, Any]:
+def _document(place: str, title: str | None, source: str | None, most: int) -> dict[str, Any]:
     """What is sent to the server. Raises CommandFailed for what cannot be read."""
     named = {"title": title} if title else {}
     if place == "-":
         return {"source": source or "stdin", "text": sys.stdin.read(), **named}
     if "://" in place:
-        return _fetched(place, source) | named
+        return _fetched(place, source, most) | named
     path = Path(place)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CommandFailed(f"{place} cannot be read: {error.strerror}") from error
-    if len(data) > LARGEST:
-        raise CommandFailed(f"{place} is over {LARGEST // 2**20} MiB")
+    if len(data) > most:
+        raise CommandFailed(f"{place} is over {most:,} bytes")
     return {
         "source": source or path.resolve().as_uri(),
         "filename": path.name,
@@ -120,7 +129,7 @@ def _document(place: str, title: str | None, source: str | None) -> dict[str, An
     }
 
 
-def _fetched(url: str, source: str | None) -> dict[str, Any]:
+def _fetched(url: str, source: str | None, most: int) -> dict[str, Any]:
     """A page or file from the web. The server fetches nothing: this is the user's own wish."""
     if not url.startswith(("http://", "https://")):
         raise CommandFailed(f"{url} is neither an http nor an https address", code=USAGE)
@@ -130,8 +139,8 @@ def _fetched(url: str, source: str | None) -> dict[str, Any]:
             response.raise_for_status()
             for part in response.iter_bytes():
                 data += part
-                if len(data) > LARGEST:
-                    raise CommandFailed(f"{url} is over {LARGEST // 2**20} MiB")
+                if len(data) > most:
+                    raise CommandFailed(f"{url} is over {most:,} bytes")
     except httpx.HTTPStatusError as error:
         raise CommandFailed(f"{url} answered HTTP {error.response.status_code}") from error
     except httpx.HTTPError as error:

@@ -10,12 +10,10 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
 from typing import Any, Final
 
 import structlog
 
-from tabagent import wire
 from tabagent.catalog.models import BUILTIN, Model
 from tabagent.config import Settings
 from tabagent.errors import ModelNotFound, SessionNotFound, TabAgentError
@@ -129,6 +127,8 @@ class Enrichment:
                 await self._meaning.put(model, batch, vectors, known)
             for message, found in zip(batch, names or (), strict=False):
                 await memory.name("message", message.id, Counter(found))
+            # A restart may lie between saving and now.
+            self._sessions |= {m.session_id: None for m in batch if m.role == "assistant"}
             await memory.read_messages(batch)  # last: who sees that all are read finds them all
 
     async def _documents(self) -> None:
@@ -219,16 +219,4 @@ class Enrichment:
     async def _write(self, model: Model, messages: list[dict[str, Any]], tokens: int) -> str:
         await self._embedder.quiet()
         call = Call(str(uuid.uuid4()), Access.USER, "memory", "none")
-        command = wire.Generate(
-            0,
-            sampling=wire.Sampling(temperature=0.0),
-            messages=messages,
-            max_tokens=tokens,
-            dialogue=wire.Dialogue(thinking=False),
-        )
-        parts: list[str] = []
-        async with aclosing(self._generator.steps(call, model, "chat", command)) as steps:
-            async for step in steps:
-                if isinstance(step, wire.Piece):
-                    parts.append(step.text)
-        return "".join(parts)
+        return await self._generator.write(call, model, messages, tokens)

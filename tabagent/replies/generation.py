@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from tabagent import wire
 from tabagent.catalog.models import Model, Task
@@ -71,6 +71,24 @@ class Generator:
         except ModelNotFound as error:
             error.param = "lora"
             raise
+
+    async def write(
+        self, call: Call, model: Model, messages: list[dict[str, Any]], max_tokens: int
+    ) -> str:
+        """A short text of our own asking: the likeliest, without reasoning."""
+        command = wire.Generate(
+            0,
+            sampling=wire.Sampling(temperature=0.0),
+            messages=messages,
+            max_tokens=max_tokens,
+            dialogue=wire.Dialogue(thinking=False),
+        )
+        parts: list[str] = []
+        async with aclosing(self.steps(call, model, "chat", command)) as steps:
+            async for step in steps:
+                if isinstance(step, wire.Piece):
+                    parts.append(step.text)
+        return "".join(parts)
 
     async def steps(
         self,

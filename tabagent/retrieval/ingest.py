@@ -28,7 +28,7 @@ from tabagent.retrieval.entries import entry, reading
 from tabagent.retrieval.index import Index
 from tabagent.retrieval.jobs import Jobs, LiveJob
 from tabagent.retrieval.kinds import kind_of
-from tabagent.retrieval.reader import UPLOAD, Reader
+from tabagent.retrieval.reader import Reader
 from tabagent.retrieval.splitting import splitting_of
 from tabagent.stores.ids import new_id
 from tabagent.stores.papers import Chunk, Collection, Document, Fresh, Incoming
@@ -156,7 +156,7 @@ class Ingest:
     async def _read(self, live: LiveJob, row: Incoming, splitting: Splitting) -> _Read | None:
         """None where nothing is to be done."""
         if row.path is not None:
-            data = await asyncio.to_thread(_file, Path(row.path))
+            data = await asyncio.to_thread(_file, Path(row.path), self._reader.upload)
         else:
             data = await self._records.jobs.data(row.number)
         kind = row.kind or kind_of(row.source, "", data)
@@ -315,15 +315,15 @@ def _digest(data: bytes, row: Incoming, kind: str, splitting: Splitting) -> str:
     return hashlib.sha256(msgspec.json.encode(about, order="sorted") + b"\0" + data).hexdigest()
 
 
-def _file(path: Path) -> bytes:
+def _file(path: Path, most: int) -> bytes:
     """Raises DocumentUnreadable, PayloadTooLarge."""
     try:
         with path.open("rb") as file:
-            data = file.read(UPLOAD + 1)
+            data = file.read(most + 1)
     except OSError as error:
         raise errors.DocumentUnreadable(f"the file cannot be read: {error.strerror}") from error
-    if len(data) > UPLOAD:
-        raise errors.PayloadTooLarge(f"the file is over {UPLOAD // 2**20} MiB", limit_bytes=UPLOAD)
+    if len(data) > most:
+        raise errors.PayloadTooLarge(f"the file is over {most:,} bytes", limit_bytes=most)
     return data
 
 

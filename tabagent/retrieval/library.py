@@ -57,7 +57,7 @@ class Library:
         place = settings.index_uri or str(settings.data_dir / "index")
         self.vectors = VectorStore(place, settings.index_options)
         self.embedder = PatientEmbedder(embedder, busy)
-        self._reader = Reader()
+        self._reader = Reader(upload=settings.upload_limit)
         self.index = Index(self.vectors, ChunkRecord(records))
         self.jobs = Jobs(records, self._tell_job)
         self.ingest = Ingest(

@@ -40,8 +40,10 @@ CRASHED: Final = "it took too much memory or crashed the reader"
 class Reader:
     """`await read(...)` as often as you like, `await close()` at last. Built without a child."""
 
-    def __init__(self, *, answer_s: float = ANSWER_S, idle_s: float = IDLE_S) -> None:
-        self._answer_s, self._idle_s = answer_s, idle_s
+    def __init__(
+        self, *, upload: int = UPLOAD, answer_s: float = ANSWER_S, idle_s: float = IDLE_S
+    ) -> None:
+        self.upload, self._answer_s, self._idle_s = upload, answer_s, idle_s
         self._turn = asyncio.Lock()
         self._child: _Child | None = None
         self._ended: _Child | None = None  # the last that was killed, perhaps not yet gone
@@ -56,9 +58,9 @@ class Reader:
         Raises DocumentUnreadable, PayloadTooLarge, ShuttingDown, or InternalError when no child
         starts. Cancelling ends the child.
         """
-        if len(data) > UPLOAD:
+        if len(data) > self.upload:
             raise errors.PayloadTooLarge(
-                f"the document is over {UPLOAD // 2**20} MiB", limit_bytes=UPLOAD
+                f"the document is over {self.upload:,} bytes", limit_bytes=self.upload
             )
         request = Read(kind, -(-len(data) // PART), splitting, url, charset)
         async with self._turn:

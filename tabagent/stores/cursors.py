@@ -7,6 +7,8 @@ import json
 import math
 from typing import Any
 
+from sqlalchemy import ColumnElement, and_, or_
+
 from tabagent.errors import InvalidRequest
 
 
@@ -31,6 +33,17 @@ def position(given: str, *kinds: type | tuple[type, ...]) -> list[Any]:
         param="cursor",
         errors=[{"pointer": "/cursor", "detail": "is not one that this list has given"}],
     )
+
+
+def before(given: str | None, when: ColumnElement[float], id_: ColumnElement[str]) -> list[Any]:
+    """The condition of a page of what is listed by time, the newest first; none of the first page.
+
+    The cursor is of a time and an id.
+    """
+    if given is None:
+        return []
+    at, last = position(given, (float, int), str)
+    return [or_(when < at, and_(when == at, id_ < last))]
 
 
 def _keepable(value: Any) -> bool:

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Final
 
-from sqlalchemy import and_, delete, insert, or_, select, tuple_, update
+from sqlalchemy import and_, delete, insert, or_, select, update
 
 from tabagent.errors import DocumentNotFound
 from tabagent.stores import tables as t
 from tabagent.stores.connection import Connection
-from tabagent.stores.cursors import cursor, position
+from tabagent.stores.cursors import before, cursor
 from tabagent.stores.database import Database
 from tabagent.stores.durable import durably
 from tabagent.stores.jobs import counted, note
+from tabagent.stores.kept_vectors import AT_ONCE, KeptVectors
 from tabagent.stores.papers import Chunk, Document, Fresh, Job, Passage
 from tabagent.stores.sessions import escaped
 from tabagent.stores.unread import note_document
@@ -25,8 +26,8 @@ LISTED: Final = [
     if f.name not in ("text", "links", "pages")
 ]
 WHOLE: Final = [*LISTED, t.documents.c.text, t.documents.c.links, t.documents.c.pages]
+VECTORS: Final = KeptVectors(t.vectors, t.chunks)
 CHUNK: Final = [getattr(t.chunks.c, f.name) for f in fields(Chunk)]
-AT_ONCE: Final = 500  # values of one statement
 
 
 class DocumentStore:
@@ -73,11 +74,7 @@ class DocumentStore:
             query = query.where(
                 or_(c.title.ilike(like, escape="\\"), c.source.ilike(like, escape="\\"))
             )
-        if after is not None:
-            updated, id_ = position(after, (float, int), str)
-            query = query.where(
-                or_(c.updated_at < updated, and_(c.updated_at == updated, c.id < id_))
-            )
+        query = query.where(*before(after, c.updated_at, c.id))
         query = query.order_by(c.updated_at.desc(), c.id.desc()).limit(limit + 1)
         async with self._database.reading() as connection:
             rows = [Document(*tuple(row)) for row in await connection.execute(query)]
@@ -150,7 +147,7 @@ class DocumentStore:
         for chunk, (number,) in zip(one.chunks, found, strict=True):
             chunk.number = number
         for model, vectors in one.vectors.items():
-            await put_vectors(
+            await VECTORS.put(
                 connection,
                 model,
                 {c.number: v for c, v in zip(one.chunks, vectors, strict=True)},
@@ -217,41 +214,17 @@ class DocumentStore:
 
     async def vectors(self, numbers: Sequence[int], model: str) -> dict[int, bytes]:
         """Vectors of chunks, by their numbers."""
-        v = t.vectors.c
-        found: dict[int, bytes] = {}
         async with self._database.reading() as connection:
-            for start in range(0, len(numbers), AT_ONCE):
-                part = numbers[start : start + AT_ONCE]
-                rows = await connection.execute(
-                    select(v.chunk, v.vector).where(v.chunk.in_(part), v.model == model)
-                )
-                found |= {chunk: bytes(vector) for chunk, vector in rows}
-        return found
+            return await VECTORS.get(connection, numbers, model)
 
     async def save_vectors(self, model: str, vectors: Mapping[int, bytes]) -> None:
         """Of chunks that are still there."""
 
         async def write() -> None:
             async with self._database.writing() as connection:
-                c = t.chunks.c
-                rows = await connection.execute(select(c.number).where(c.number.in_(vectors)))
-                there = {number for (number,) in rows}
-                await connection.execute(
-                    delete(t.vectors).where(
-                        tuple_(t.vectors.c.chunk, t.vectors.c.model).in_(
-                            [(number, model) for number in there]
-                        )
-                    )
-                )
-                await put_vectors(connection, model, {n: vectors[n] for n in there})
+                await VECTORS.replace(connection, model, vectors)
 
         await durably(write())
-
-
-async def put_vectors(connection: Connection, model: str, vectors: Mapping[int, bytes]) -> None:
-    rows = [{"chunk": n, "model": model, "vector": vector} for n, vector in vectors.items()]
-    if rows:
-        await connection.execute(insert(t.vectors), rows)
 
 
 async def _numbers(connection: Connection, document_ids: Iterable[str]) -> list[int]:

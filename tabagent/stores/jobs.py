@@ -8,12 +8,12 @@ from dataclasses import asdict, fields
 from time import time
 from typing import Any, Final
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from tabagent.errors import NotFound
 from tabagent.stores import tables as t
 from tabagent.stores.connection import Connection
-from tabagent.stores.cursors import cursor, position
+from tabagent.stores.cursors import before, cursor
 from tabagent.stores.database import Database
 from tabagent.stores.durable import durably
 from tabagent.stores.papers import Incoming, Job
@@ -81,11 +81,7 @@ class JobStore:
         """(jobs, the newest first; the cursor of the next page)."""
         c = t.jobs.c
         query = select(*JOB)
-        if after is not None:
-            created, id_ = position(after, (float, int), str)
-            query = query.where(
-                or_(c.created_at < created, and_(c.created_at == created, c.id < id_))
-            )
+        query = query.where(*before(after, c.created_at, c.id))
         query = query.order_by(c.created_at.desc(), c.id.desc()).limit(limit + 1)
         async with self._database.reading() as connection:
             rows = [Job(*tuple(row)) for row in await connection.execute(query)]

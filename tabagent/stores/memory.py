@@ -10,11 +10,12 @@ from sqlalchemy import and_, delete, func, insert, or_, select, update
 from tabagent.stores import tables as t
 from tabagent.stores.database import Database
 from tabagent.stores.durable import durably
+from tabagent.stores.kept_vectors import KeptVectors
 from tabagent.stores.session_rows import MESSAGE
 from tabagent.stores.shapes import Message
 from tabagent.stores.unread import READ
 
-AT_ONCE: Final = 500
+VECTORS: Final = KeptVectors(t.message_vectors, t.messages)
 COMMON: Final = 50  # what so many name links nothing
 Name = tuple[str, str]
 """(label, name)."""
@@ -50,23 +51,9 @@ class MemoryStore:
         """Of messages that are still there."""
 
         async def write() -> None:
-            numbers = [m.number for m in messages]
+            made = {m.number: vector for m, vector in zip(messages, vectors, strict=True)}
             async with self._database.writing() as connection:
-                rows = await connection.execute(
-                    select(t.messages.c.number).where(t.messages.c.number.in_(numbers))
-                )
-                there = {number for (number,) in rows}
-                v = t.message_vectors.c
-                await connection.execute(
-                    delete(t.message_vectors).where(v.message.in_(there), v.model == model)
-                )
-                values = [
-                    {"message": m.number, "model": model, "vector": vector}
-                    for m, vector in zip(messages, vectors, strict=True)
-                    if m.number in there
-                ]
-                if values:
-                    await connection.execute(insert(t.message_vectors), values)
+                await VECTORS.replace(connection, model, made)
 
         await durably(write())
 
@@ -105,16 +92,9 @@ class MemoryStore:
             return [number for (number,) in rows]
 
     async def vectors(self, numbers: Sequence[int], model: str) -> dict[int, bytes]:
-        v = t.message_vectors.c
-        found: dict[int, bytes] = {}
+        """Vectors of messages, by their numbers."""
         async with self._database.reading() as connection:
-            for start in range(0, len(numbers), AT_ONCE):
-                part = numbers[start : start + AT_ONCE]
-                rows = await connection.execute(
-                    select(v.message, v.vector).where(v.message.in_(part), v.model == model)
-                )
-                found |= {number: bytes(vector) for number, vector in rows}
-        return found
+            return await VECTORS.get(connection, numbers, model)
 
     async def summarise(self, session_id: str, summary: str, until: int) -> None:
         """Keep what a session's messages up to a number amount to."""

@@ -105,9 +105,9 @@ def test_a_file_is_read_again_only_when_its_size_or_time_is_another(
     opened: list[str] = []
     before = ingest._file
 
-    def file(path: Path) -> bytes:
+    def file(path: Path, most: int) -> bytes:
         opened.append(path.name)
-        return before(path)
+        return before(path, most)
 
     monkeypatch.setattr(ingest, "_file", file)
     watch(server, folder)

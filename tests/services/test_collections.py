@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -46,10 +44,6 @@ def place(server: LiveServer) -> Iterator[str]:
     make(server, name, model=EMBEDDER)
     yield name
     server.client.delete(f"{COLLECTIONS}/{name}")
-
-
-def file(name: str, content: bytes, **more: Any) -> dict[str, Any]:
-    return {"filename": name, "data": base64.b64encode(content).decode(), **more}
 
 
 def data_of(server: LiveServer) -> Path:

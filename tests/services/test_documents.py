@@ -359,3 +359,17 @@ def test_documents_may_be_larger_than_other_requests(tmp_path: Path) -> None:
         assert too_large["limit_bytes"] == 90_000 * 4 // 3 + 20_000
         other = query(server, "x" * 7000, filter={"tags": ["y" * 60] * 300})
         assert problem(other, "payload-too-large")["limit_bytes"] == 20_000
+
+
+def test_a_document_over_the_limit_that_is_set_is_refused_wherever_it_comes_from(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "long.txt").write_text("long " * 1000)
+    with LiveServer(tmp_path, extra=fake_models(), upload_limit=2048) as live:
+        sent = add(live, file("long.txt", b"long " * 1000))
+        assert problem(sent, "payload-too-large")["limit_bytes"] == 2048
+        assert added(live, file("short.txt", b"short"))["counts"] == {"added": 1}
+        body = {"path": str(tmp_path / "folder")}
+        looked_over = live.owner.post("/v1/rag/folders", json=body)
+        assert problem(looked_over, "payload-too-large")["limit_bytes"] == 2048

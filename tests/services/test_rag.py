@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from tests.retrieval.asking import (
     found,
     listed,
     make,
+    many,
     problem,
     query,
     taken,
@@ -358,3 +360,16 @@ def test_a_follow_up_is_rewritten_with_what_was_said(server: LiveServer) -> None
     assert said.startswith("user: 1 carrots\nassistant: ")
     assert "user: report\n" in said
     assert "tools" not in asked["dialogue"]
+
+
+def test_what_fits_is_what_the_model_holds_as_it_is_loaded_also_at_the_first_question(
+    tmp_path: Path,
+) -> None:
+    """Before that nobody knows: its file says what it was trained for."""
+    with LiveServer(tmp_path, extra=fake_models(), n_ctx=1024) as live:
+        taken(live, *many(20, "report " * 30))
+        assert live.loaded(FAKE) == {}
+        body = {"query": "report", "top_k": 20, "model": FAKE, "max_tokens": 64}
+        first, again = (live.client.post(QUERY, json=body).json() for _ in range(2))
+        assert 0 < again["omitted_sources"] < 20
+        assert first["omitted_sources"] == again["omitted_sources"]

@@ -159,13 +159,14 @@ class Rag:
         limit: int,
     ) -> tuple[list[dict[str, Any]], int]:
         """(messages, how many of the passages are in them): as many as fit, the best first."""
-        budget = self._context(model) - min(limit, self._context(model) // 2)
         taken = len(hits)
         while True:
             messages = _with_history(prompting.asked(question, hits[:taken]), history)
             if taken == 1:
                 return messages, taken
             tokens = await self._measure(model, messages, wire.Dialogue())
+            context = self._context(model)  # it is loaded by now, with what it can hold here
+            budget = context - min(limit, context // 2)
             if tokens <= budget:
                 return messages, taken
             taken = max(min(taken - 1, int(taken * budget / tokens)), 1)
@@ -179,19 +180,9 @@ class Rag:
         if not page:
             return request.query
         said = [{"role": m.role, "content": m.text[:2000]} for m in reversed(page)]
-        command = wire.Generate(
-            0,
-            sampling=wire.Sampling(temperature=0.0),
-            messages=prompting.rewriting(said, request.query),
-            max_tokens=REWRITE_TOKENS,
-            dialogue=wire.Dialogue(thinking=False),
-        )
-        parts: list[str] = []
-        async with aclosing(self._generator.steps(call, model, "chat", command)) as steps:
-            async for step in steps:
-                if isinstance(step, wire.Piece):
-                    parts.append(step.text)
-        return " ".join("".join(parts).split()) or request.query
+        asked = prompting.rewriting(said, request.query)
+        answer = await self._generator.write(call, model, asked, REWRITE_TOKENS)
+        return " ".join(answer.split()) or request.query
 
 
 def _with_history(
