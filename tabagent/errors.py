@@ -89,6 +89,12 @@ class Unauthorized(Refused):
     advice = "Send `Authorization: Bearer TOKEN`. `tabagent token` prints the owner's token."
 
 
+class PairingRequired(Refused):
+    slug, title, status = "pairing-required", "This extension is not approved yet", 401
+    kind = "authentication_error"
+    advice = "Call `pair` for a code, then approve it once on the machine that serves: `tabagent clients approve CODE`."
+
+
 class OriginNotAllowed(Refused):
     slug, title = "origin-not-allowed", "This origin may not call the gateway"
     advice = "Web pages may not call a local gateway. Extensions are approved once by its owner."
@@ -369,6 +375,11 @@ class IndexRebuilding(Unavailable):
 class ShuttingDown(Unavailable):
     slug, title = "shutting-down", "The server is shutting down"
     advice = "Start it again with `tabagent serve`."
+
+
+class ServerUnreachable(Unavailable):
+    slug, title = "server-unreachable", "The server does not run, or does not answer"
+    advice = "The browser's native host says this. Start the server with `tabagent serve`; `tabagent doctor --browser` finds what is wrong."
 
 
 class EmbeddingModelNotAvailable(Unavailable):

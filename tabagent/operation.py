@@ -33,13 +33,34 @@ class Access(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, as far as the transport can tell.
+
+    `name` is stable: "owner", "local", the id of a paired client, nothing for who showed nothing.
+    `origin` is the extension or page that asks; `vouched` when the browser itself said so, through
+    its native host, and not a header that anybody can write.
+    """
+
+    name: str
+    access: Access
+    origin: str = ""
+    vouched: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """Who asks, over what, with what access."""
+    """One request of a caller, over a transport."""
 
     request_id: str  # a UUID
     access: Access
-    caller: str  # stable name of the caller: "local", "owner", later a client's id
-    transport: str
+    caller: str  # its name
+    transport: str  # http, native, webrtc, or none for what we ask ourselves
+    origin: str = ""
+    vouched: bool = False
+
+    @classmethod
+    def of(cls, caller: Caller, request_id: str, transport: str) -> Call:
+        return cls(request_id, caller.access, caller.name, transport, caller.origin, caller.vouched)
 
 
 class Request(BaseModel):

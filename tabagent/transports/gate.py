@@ -12,7 +12,6 @@ import hmac
 import ipaddress
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -27,7 +26,7 @@ from tabagent.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from tabagent.operation import Access
+from tabagent.operation import Access, Caller
 from tabagent.transports.problem_response import send_problem
 
 OWN_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
@@ -35,14 +34,6 @@ OWNER: Final = "owner"
 CALLER: Final = "tabagent.caller"
 REQUEST_ID: Final = "tabagent.request_id"
 Headers: TypeAlias = dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, as far as HTTP can tell."""
-
-    name: str
-    access: Access
 
 
 class Gate:

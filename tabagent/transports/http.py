@@ -45,8 +45,7 @@ class PathEndpoint:
             error = errors.MethodNotAllowed(f"this path answers {', '.join(self._operations)}")
             await send_problem(send, error, request_id, [allow])
             return
-        caller = scope[CALLER]
-        call = Call(request_id, caller.access, caller.name, "http")
+        call = Call.of(scope[CALLER], request_id, "http")
         try:
             payload = await self._payload(operation, scope, receive)
             if "last_event_id" in operation.request.model_fields:
