@@ -73,6 +73,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
+    mode: Literal["both", "http", "native"] = Field(
+        "both",
+        description="What listens: HTTP, the socket of the browser's native host, or both.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     data_dir: Path = Field(
@@ -114,6 +118,10 @@ class Settings(BaseSettings):
         min_length=16,
         repr=False,
         description="The owner's token; made and kept in the data directory when unset.",
+    )
+    native_socket: Literal["auto", "unix", "tcp"] = Field(
+        "auto",
+        description="What the native host connects to: a Unix socket, or on Windows a loopback port with a token.",
     )
     allowed_hosts: CommaSeparated = Field(
         [], description="Host names accepted beside 127.0.0.1, localhost and [::1]."
@@ -234,11 +242,28 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(
         10, gt=0, description="Seconds of silence before a stream's comment."
     )
+    resume_ttl_s: float = Field(
+        60,
+        ge=0,
+        description="Seconds that an answer whose client was lost on a message channel goes on, and that an ended one can still be followed.",
+    )
+    detached_ttl_s: float = Field(
+        600,
+        ge=0,
+        description="Seconds that an ended answer is kept which was asked for with `detach`.",
+    )
+    replay_bytes: int = Field(
+        4 * 2**20, ge=2**16, description="Most bytes of one answer's events that are kept."
+    )
     drain_s: float = Field(20, ge=0, description="Seconds running answers get on shutdown.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line written."
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
+
+    def largest_body(self, *, upload: bool) -> int:
+        """Bytes of a request. Documents come in base64, four bytes for three, in JSON."""
+        return self.upload_limit * 4 // 3 + self.body_limit if upload else self.body_limit
 
     @property
     def local_only(self) -> bool:

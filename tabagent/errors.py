@@ -212,8 +212,8 @@ class QueueFull(Busy):
 
 
 class RateLimited(Busy):
-    slug, title, status = "rate-limited", "Too many failed attempts", 429
-    advice = "Wait a minute. Twenty wrong tokens in a minute close the door for a while."
+    slug, title, status = "rate-limited", "Too many attempts", 429
+    advice = "Wait as long as `Retry-After` says. Twenty wrong tokens in a minute close the door for a while, and few extensions may ask to be approved at once."
 
 
 class TooLarge(TabAgentError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import monotonic, time
 from typing import Any, Final, Literal
 
-Kind = Literal["model", "pull", "setting", "session", "document", "job"]
+Kind = Literal["model", "pull", "setting", "session", "document", "job", "client"]
 KEPT: Final = 1000  # changes; what came before them is told of as a gap
 PACE_S: Final = 1.0  # between two passing changes of one subject
 

@@ -6,14 +6,19 @@ while it runs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
 import stat
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
+
+SOCKET_PATH: Final = 100  # bytes; 104 are too many on macOS
 
 
 class DirectoryInUse(Exception):
@@ -33,8 +38,9 @@ class Running:
     """The server that owns a data directory."""
 
     pid: int
-    url: str
+    url: str  # of HTTP; empty where only the native socket is served
     version: str
+    native: dict[str, Any] | None = None  # `path` of a Unix socket, or `port` and `token`
 
 
 class DataDirectory:
@@ -88,6 +94,23 @@ class DataDirectory:
         with open(handle, "w") as out:
             out.write(token + "\n")
         return token
+
+
+def socket_path(data_dir: Path) -> Path:
+    """Where the native socket of this data directory lies: in a directory of ours, mode 0700.
+
+    A path of a socket may have about a hundred bytes; a longer one gives way to one in the
+    temporary directory. Raises UnsafeFile when somebody else made that first.
+    """
+    path = data_dir.absolute() / "native.sock"
+    if len(os.fsencode(path)) <= SOCKET_PATH:
+        return path
+    own = Path(tempfile.gettempdir()) / f"tabagent-{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    info = own.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise UnsafeFile(f"{own} is not a directory of yours alone; remove it")
+    return own / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.sock"
 
 
 def _read_secret(file: Path, nofollow: int) -> str:

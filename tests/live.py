@@ -6,9 +6,9 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import psutil
@@ -23,6 +23,7 @@ from tabagent.hardware.limits import memory
 from tabagent.hardware.look import devices_now
 from tabagent.wire import Reading
 
+T = TypeVar("T")
 TOKEN = "t" * 32
 FAKE = "fake/counter"
 EMBEDDER = "fake/embedder"
@@ -121,7 +122,12 @@ class LiveServer:
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            self._loop = runner.get_loop()
             runner.run(self.server.serve([self._socket]))
+
+    def on_its_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something in the server's own thread and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     # ---- shorthand ------------------------------------------------------------------------------
     def chat(self, text: str, model: str | None = FAKE, **more: Any) -> httpx.Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tabagent.errors import MalformedRequest
-from tabagent.transports.strict_json import load_object
+from tabagent.strict_json import load_object
 
 
 def test_an_object_is_read_as_it_is() -> None:

@@ -11,6 +11,7 @@ from tabagent.operation import Request
 from tabagent.parameters import Flag, Meaningless, ModelName, Number, Whole
 from tabagent.parameters.formats import Grammar, ResponseFormat, wire_format
 from tabagent.parameters.keep_alive import KeepAlive
+from tabagent.parameters.lasting import LastingParameters
 from tabagent.parameters.sampling import SamplingParameters, ShortText
 
 
@@ -28,7 +29,7 @@ class LoraChoice(Request):
     scale: Number = Field(1.0, ge=-100, le=100)
 
 
-class GenerationParameters(SamplingParameters):
+class GenerationParameters(SamplingParameters, LastingParameters):
     """What to generate with, how much, and where to stop."""
 
     model: ModelName = None

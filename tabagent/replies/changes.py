@@ -58,3 +58,13 @@ class SettingChange(Reply):
 
     name: str
     value: Any = None
+
+
+class ClientChange(Reply):
+    """A client was approved, has another name or access, or is no client any more."""
+
+    client: str
+    origin: str
+    name: str
+    access: Literal["user", "admin"]
+    state: Literal["approved", "changed", "revoked"]

@@ -1,4 +1,4 @@
-"""What changes while the server runs: models, pulls, settings."""
+"""What changes while the server runs: models, pulls, settings, clients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from pydantic import ConfigDict, Field
 from tabagent.journal import Change, Journal, Kind, Lost
 from tabagent.operation import Call, Event, Reply, Request
 from tabagent.parameters import invalid
-from tabagent.replies.changes import DocumentChange, ModelChange, SessionChange, SettingChange
+from tabagent.replies.changes import (
+    ClientChange,
+    DocumentChange,
+    ModelChange,
+    SessionChange,
+    SettingChange,
+)
 from tabagent.replies.jobs import JobInfo
 from tabagent.replies.pulls import Pull
 
@@ -73,6 +79,7 @@ class Happening(Reply):
         | SessionChange
         | DocumentChange
         | JobInfo
+        | ClientChange
     )
 
 
@@ -115,7 +122,7 @@ class Events:
     async def follow(
         self, request: EventsRequest, call: Call
     ) -> AsyncGenerator[HappeningEvent, None]:
-        """Follow what changes: models that load, sleep, go or fail, pulls, settings.
+        """Follow what changes: models that load, sleep, go or fail, pulls, settings, clients.
 
         Each event's `id` is the server's epoch and a number; who comes back with the last one that
         it saw misses nothing that is still kept, and is told of a `gap` where something is not.

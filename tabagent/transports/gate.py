@@ -2,6 +2,10 @@
 
 Pure ASGI and outermost: it decides on the raw request, before any routing, for every route there
 is. It leaves its finding in `scope["tabagent.caller"]`.
+
+A token is the identity. Origin is a reason to refuse and never to accept, since an extension can
+write what it wants there; the one thing that an extension which nobody approved may do is to ask
+for that, at PAIR.
 """
 
 from __future__ import annotations
@@ -22,17 +26,23 @@ from tabagent.dispatcher import LOCAL
 from tabagent.errors import (
     HostNotAllowed,
     OriginNotAllowed,
+    RateLimited,
     TabAgentError,
     Unauthorized,
     UnsupportedMediaType,
 )
 from tabagent.operation import Access, Caller
+from tabagent.parameters.extensions import is_web_extension
+from tabagent.stores.clients import ClientStore
 from tabagent.transports.problem_response import send_problem
+from tabagent.transports.wrong_tokens import WrongTokens
 
 OWN_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 OWNER: Final = "owner"
+PAIR: Final = "/v1/pair"
 CALLER: Final = "tabagent.caller"
 REQUEST_ID: Final = "tabagent.request_id"
+EXPOSED: Final = b"X-Request-Id, X-Should-Retry, Retry-After, WWW-Authenticate, Allow"
 Headers: TypeAlias = dict[str, str]
 
 
@@ -40,11 +50,17 @@ class Gate:
     """Lets a request through to `app`, or answers it. `port` is the one really listened on."""
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, token: str, port: Callable[[], int]
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        token: str,
+        port: Callable[[], int],
+        clients: ClientStore,
     ) -> None:
-        self._app, self._settings, self._port = app, settings, port
+        self._app, self._settings, self._port, self._clients = app, settings, port, clients
         self._local_only = settings.local_only
         self._digest = hashlib.sha256(token.encode()).digest()
+        self._wrong_tokens = WrongTokens()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,9 +74,11 @@ class Gate:
         origin = headers.get("origin")
         try:
             self._check_host([value for name, value in scope["headers"] if name == b"host"])
-            self._check_origin(origin, headers)
-            self._check_browser(origin, headers, scope["path"])
-            if origin in self._settings.allowed_origins and origin:
+            elsewhere = origin is not None and origin != self._own_origin(headers)
+            if elsewhere and not self._lets_in(origin or "", scope, headers):
+                raise OriginNotAllowed("this origin is not approved")
+            self._check_browser(elsewhere, headers, scope["path"])
+            if elsewhere and origin:
                 if scope["method"] == "OPTIONS":
                     await _preflight(send, origin, headers)
                     return
@@ -86,17 +104,18 @@ class Gate:
     def _own_origin(self, headers: Headers) -> str:
         return f"http://{headers.get('host')}"  # checked before
 
-    def _check_origin(self, origin: str | None, headers: Headers) -> None:
-        if origin is None or origin == self._own_origin(headers):
-            return
-        if origin not in self._settings.allowed_origins:
-            raise OriginNotAllowed("this origin is not approved")
+    def _lets_in(self, origin: str, scope: Scope, headers: Headers) -> bool:
+        """Whether requests from there are looked at any further."""
+        if origin in self._settings.allowed_origins or origin in self._clients.origins():
+            return True
+        method = scope["method"]
+        if method == "OPTIONS":
+            method = headers.get("access-control-request-method")
+        return scope["path"] == PAIR and method == "POST" and is_web_extension(origin)
 
-    def _check_browser(self, origin: str | None, headers: Headers, path: str) -> None:
+    def _check_browser(self, approved: bool, headers: Headers, path: str) -> None:
         """Fetch metadata is a reason to refuse, never to accept."""
-        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and (
-            origin not in self._settings.allowed_origins
-        ):
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not approved:
             raise OriginNotAllowed("a page of another site may not call")
         if path.startswith("/v1") and headers.get("sec-fetch-mode") in ("no-cors", "navigate"):
             raise OriginNotAllowed("the API is for programs; open /swagger-ui/ in a browser")
@@ -110,17 +129,40 @@ class Gate:
 
     def _identify(self, scope: Scope, origin: str | None, headers: Headers) -> Caller:
         authorization = headers.get("authorization")
-        if authorization is not None:
-            scheme, _, token = authorization.partition(" ")
-            digest = hashlib.sha256(token.strip().encode()).digest()
-            if scheme.lower() == "bearer" and hmac.compare_digest(digest, self._digest):
-                return Caller(OWNER, Access.ADMIN)
+        said = origin if origin and is_web_extension(origin) else ""
+        if authorization is None:
             if self._needs_token(scope, origin, headers):
-                raise Unauthorized("this token is not known here")
-            # SDKs always send some key; where none is needed, a wrong one grants nothing more.
-        elif self._needs_token(scope, origin, headers):
-            return Caller("", Access.PUBLIC)
+                return Caller("", Access.PUBLIC, said)
+            return Caller(LOCAL, Access.USER)
+        needed = self._needs_token(scope, origin, headers)
+        address = (scope.get("client") or ("", 0))[0]
+        # Over the limit no token is looked at, or a right guess would tell itself apart. Programs
+        # that need none are not held up by what a browser on this machine has tried.
+        if needed and (wait_s := self._wrong_tokens.wait_s(address)):
+            raise RateLimited("too many wrong tokens from here", retry_after=wait_s)
+        scheme, _, token = authorization.partition(" ")
+        caller = self._holder(token.strip(), said) if scheme.lower() == "bearer" else None
+        if caller is not None:
+            return caller
+        if needed:
+            self._wrong_tokens.note(address, token.strip())
+            raise Unauthorized("this token is not known here")
+        # SDKs always send some key; where none is needed, a wrong one grants nothing more.
         return Caller(LOCAL, Access.USER)
+
+    def _holder(self, token: str, origin: str) -> Caller | None:
+        """Whose token this is. `origin` is the extension that sends it, where there is one."""
+        digest = hashlib.sha256(token.encode()).digest()
+        if hmac.compare_digest(digest, self._digest):
+            return Caller(OWNER, Access.ADMIN, origin)
+        found = self._clients.holder(token)
+        if found is None:
+            return None
+        client, home = found
+        if origin and origin != home:
+            raise OriginNotAllowed("this token is another extension's")
+        self._clients.used(client.id)
+        return Caller(client.id, client.access, client.origin)
 
     def _needs_token(self, scope: Scope, origin: str | None, headers: Headers) -> bool:
         """Under `auth=auto`, programs on this machine and our own pages may call without one."""
@@ -185,7 +227,7 @@ def _with_cors(send: Send, origin: str) -> Send:
             message["headers"] = [
                 *message["headers"],
                 (b"access-control-allow-origin", origin.encode()),
-                (b"access-control-expose-headers", b"X-Request-Id, Retry-After"),
+                (b"access-control-expose-headers", EXPOSED),
                 (b"vary", b"Origin"),
             ]
         await send(message)

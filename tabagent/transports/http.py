@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -13,17 +13,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tabagent import errors
 from tabagent.config import Settings
 from tabagent.dispatcher import Dispatcher
 from tabagent.operation import Call, Operation, Reply
+from tabagent.presence import Presence
+from tabagent.strict_json import load_object
 from tabagent.transports.event_stream import EventStream
 from tabagent.transports.gate import CALLER, REQUEST_ID
 from tabagent.transports.problem_response import send_problem
-from tabagent.transports.strict_json import load_object
 
+CUT_AFTER_S: Final = 0.5  # that a revoked client's call has to end in a way that says why
 WATCH_AFTER_S: Final = 0.05  # most calls are over by then and need nobody to watch for a hang-up
 
 
@@ -31,13 +33,17 @@ class PathEndpoint:
     """The operations of one path, by method: an ASGI app."""
 
     def __init__(
-        self, operations: dict[str, Operation], dispatcher: Dispatcher, settings: Settings
+        self,
+        operations: dict[str, Operation],
+        dispatcher: Dispatcher,
+        settings: Settings,
+        presence: Presence,
     ) -> None:
         self._operations, self._dispatcher, self._settings = operations, dispatcher, settings
+        self._presence = presence
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = scope[REQUEST_ID]
-        identity = [(b"x-request-id", request_id.encode())]
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         operation = self._operations.get(method)
         if operation is None:
@@ -46,8 +52,27 @@ class PathEndpoint:
             await send_problem(send, error, request_id, [allow])
             return
         call = Call.of(scope[CALLER], request_id, "http")
+        if call.origin and call.caller:
+            async with until_revoked(self._presence, call, send) as (send, check):
+                await self._answer(operation, call, scope, receive, send, check)
+        else:
+            await self._answer(operation, call, scope, receive, send)
+
+    async def _answer(
+        self,
+        operation: Operation,
+        call: Call,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        request_id = call.request_id
+        identity = [(b"x-request-id", request_id.encode())]
         try:
             payload = await self._payload(operation, scope, receive)
+            if check:
+                check()
             if "last_event_id" in operation.request.model_fields:
                 _resume(payload, scope)
             async with until_hang_up(receive):
@@ -74,7 +99,7 @@ class PathEndpoint:
         if not (scope["query_string"] or scope.get("path_params") or _has_body(scope)):
             return payload
         request = HttpRequest(scope)
-        limit = _largest(operation, self._settings)
+        limit = self._settings.largest_body(upload=operation.upload)
         body = await read_body(receive, request, self._settings, limit)
         parts: list[Iterable[tuple[str, Any]]] = [
             load_object(body).items() if body else (),
@@ -102,13 +127,6 @@ def _resume(payload: dict[str, Any], scope: Scope) -> None:
 
 def _has_body(scope: Scope) -> bool:
     return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
-
-
-def _largest(operation: Operation, settings: Settings) -> int:
-    """Bytes of a body. Documents come in base64, four bytes for three, in JSON."""
-    if not operation.upload:
-        return settings.body_limit
-    return settings.upload_limit * 4 // 3 + settings.body_limit
 
 
 async def read_body(
@@ -176,6 +194,56 @@ async def until_hang_up(receive: Receive) -> AsyncGenerator[None, None]:
             watcher.cancel()
 
 
+@asynccontextmanager
+async def until_revoked(
+    presence: Presence, call: Call, send: Send
+) -> AsyncGenerator[tuple[Send, Callable[[], None]], None]:
+    """Cut a call off whose client is revoked, where the dispatcher's end of it does not get through:
+    a body that still comes, an answer that is not read.
+
+    Gives what to send with, and a check for when the body is there: it raises Unauthorized.
+    """
+    me = asyncio.current_task()
+    assert me is not None
+    revoked = cut = begun = False
+    timer: asyncio.TimerHandle | None = None
+
+    def leave() -> None:
+        nonlocal revoked, timer
+        revoked = True
+        if me is not asyncio.current_task():  # who revokes itself is told that it did
+            timer = asyncio.get_running_loop().call_later(CUT_AFTER_S, end)
+
+    def end() -> None:
+        nonlocal cut
+        cut = True
+        me.cancel()
+
+    def check() -> None:
+        if revoked:
+            raise errors.Unauthorized("this client has been revoked")
+
+    async def noting(message: Message) -> None:
+        nonlocal begun
+        begun = True
+        await send(message)
+
+    with presence.here(call.caller, leave):
+        try:
+            yield noting, check
+        except asyncio.CancelledError:
+            if not cut:
+                raise
+            me.uncancel()
+            if not begun:
+                error = errors.Unauthorized("this client has been revoked")
+                await send_problem(send, error, call.request_id, [])
+            # else the answer stays without its end, and the server closes the connection
+        finally:
+            if timer:
+                timer.cancel()
+
+
 async def _send_json(send: Send, reply: Reply, extra: list[tuple[bytes, bytes]]) -> None:
     body = reply.encode()
     headers = [
@@ -188,7 +256,7 @@ async def _send_json(send: Send, reply: Reply, extra: list[tuple[bytes, bytes]])
     await send({"type": "http.response.body", "body": body})
 
 
-def operation_routes(dispatcher: Dispatcher, settings: Settings) -> list[Route]:
+def operation_routes(dispatcher: Dispatcher, settings: Settings, presence: Presence) -> list[Route]:
     """One route per path of the table, in the table's order."""
     paths: dict[str, dict[str, Operation]] = {}
     for operation in dispatcher.operations.values():
@@ -197,7 +265,8 @@ def operation_routes(dispatcher: Dispatcher, settings: Settings) -> list[Route]:
     # Ids hold slashes, which servers hand over decoded: a parameter takes the rest of the path.
     return [
         Route(
-            re.sub(r"\{(\w+)\}", r"{\1:path}", path), PathEndpoint(by_method, dispatcher, settings)
+            re.sub(r"\{(\w+)\}", r"{\1:path}", path),
+            PathEndpoint(by_method, dispatcher, settings, presence),
         )
         for path, by_method in paths.items()
     ]

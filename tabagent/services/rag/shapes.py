@@ -9,6 +9,7 @@ from pydantic import Field, RootModel, model_validator
 from tabagent.operation import Event, Reply
 from tabagent.parameters import Flag, ModelName, Number, Whole, invalid
 from tabagent.parameters.keep_alive import KeepAlive
+from tabagent.parameters.lasting import LastingParameters
 from tabagent.parameters.session import SessionParameters
 from tabagent.replies.sessions import SessionNote
 from tabagent.replies.usage import Timings, TokenUsage, absent
@@ -16,7 +17,7 @@ from tabagent.retrieval.library import DEFAULT
 from tabagent.retrieval.passages import CollectionName, SearchFilter, Source
 
 
-class RagRequest(SessionParameters):
+class RagRequest(SessionParameters, LastingParameters):
     """A question to the documents."""
 
     model_config = {

@@ -31,6 +31,7 @@ from tabagent.parameters.dialogue import (
 )
 from tabagent.parameters.formats import JsonObjectFormat, NamedSchema, TextFormat
 from tabagent.parameters.keep_alive import KeepAlive
+from tabagent.parameters.lasting import LastingParameters
 from tabagent.parameters.sampling import SamplingParameters
 from tabagent.parameters.session import SessionParameters
 from tabagent.services.responses.items import Input
@@ -113,7 +114,7 @@ def _includable(name: Any) -> Any:
     return name
 
 
-class ResponseRequest(SamplingParameters, SessionParameters):
+class ResponseRequest(SamplingParameters, SessionParameters, LastingParameters):
     """A conversation to go on with."""
 
     model_config = {
