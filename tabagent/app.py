@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from starlette.types import ASGIApp
@@ -34,9 +36,12 @@ from tabagent.journal import Journal
 from tabagent.memory.enrich import Enrichment
 from tabagent.memory.links import Links
 from tabagent.memory.meaning import Meaning
+from tabagent.messages import messages
 from tabagent.openapi import document
-from tabagent.operation import Access, Call, NoParameters
+from tabagent.operation import Access, Call, Caller, NoParameters, Reply
 from tabagent.operations import Services, operations
+from tabagent.presence import Presence
+from tabagent.replays import Replays
 from tabagent.replies.changes import ModelChange
 from tabagent.replies.generation import Generator
 from tabagent.replies.hardware import HardwareInfo
@@ -44,6 +49,7 @@ from tabagent.replies.pulls import Pull
 from tabagent.replies.vectors import Embedder
 from tabagent.retrieval.library import Library
 from tabagent.services.chat import Chat
+from tabagent.services.clients import Clients
 from tabagent.services.completions import Completions
 from tabagent.services.documents import Documents
 from tabagent.services.embeddings import Embeddings
@@ -63,22 +69,29 @@ from tabagent.services.related import Related
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, Shelf
+from tabagent.services.resume import Resume
 from tabagent.services.sessions import Sessions
 from tabagent.services.stats import Stats
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
+from tabagent.services.webrtc import Webrtc
 from tabagent.sessions.changes import Changes
 from tabagent.sessions.keeper import Keeper
+from tabagent.stores.clients import ClientStore
 from tabagent.stores.database import Database, place_of
 from tabagent.stores.records import Records
 from tabagent.stores.settings import SavedSettings
-from tabagent.transports import http
-from tabagent.transports.gate import Gate
+from tabagent.transports import http, webrtc
+from tabagent.transports.gate import OWNER, Gate
+from tabagent.transports.native import NativeServer
 from tabagent.transports.pages import page_routes
 
 log = structlog.get_logger(__name__)
 
 DATABASE: Final = "tabagent.db"
+OWNER_ORIGIN: Final = "owner:"
+"""Before the owner's token, where a command and no browser's host opens the native socket."""
+EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # only shown
 GUIDE: Final = Path(__file__).parent / "builtin" / "guide.gguf"
 EMBED: Final = Path(__file__).parent / "builtin" / "embed" / "onnx" / "model_int8.onnx"
 
@@ -100,22 +113,84 @@ class Gateway:
         self.port = settings.port  # replaced by the real one when a free port was asked for
         self.catalog = catalog_of(settings, files, extra)
         self.journal = Journal()
+        self.presence = Presence()
         self.supervisor = Supervisor(settings, memory=memory, look=look, tell=self._note_model)
         self.database = database_of(settings)
         self.saved = SavedSettings(self.database)
+        self.clients = ClientStore(self.database)
         self.records = Records(self.database, settings.data_dir)
+        self.replays = replays_of(settings)
         self.services = build_services(
-            settings, self.catalog, self.supervisor, self.journal, self.saved, self.records
+            settings,
+            self.catalog,
+            self.supervisor,
+            self.journal,
+            self.saved,
+            self.records,
+            self.replays,
+            Clients(
+                self.clients,
+                self.presence,
+                self.journal,
+                url=lambda: self.url,
+                transports=self._transports,
+            ),
         )
-        self.dispatcher = Dispatcher(operations(self.services))
+        self.dispatcher = Dispatcher(
+            operations(self.services),
+            presence=self.presence,
+            replays=self.replays,
+            resume_ttl_s=settings.resume_ttl_s,
+        )
         self.services.system.table = self.dispatcher.operations.values()
         table = self.dispatcher.operations.values()
         application = http.build(
-            http.operation_routes(self.dispatcher, settings),
+            http.operation_routes(self.dispatcher, settings, self.presence),
             page_routes(lambda: document(table), lambda: self.services.models.selected),
         )
+        self.native = NativeServer(self.dispatcher, settings, self._vouched_for)
+        self._owner = hashlib.sha256(token.encode()).digest()
+        self.peers = webrtc.Peers(
+            self.dispatcher, settings, self.presence, self._holder, self.services.webrtc.note
+        )
+        self.services.webrtc.answer_offer = self.peers.answer
         self.hurry = False  # set by a second signal: stop without draining
-        self.asgi: ASGIApp = Gate(application, settings, token, lambda: self.port)
+        self.asgi: ASGIApp = Gate(application, settings, token, lambda: self.port, self.clients)
+
+    @property
+    def url(self) -> str | None:
+        """Where a program of this machine finds HTTP, if it is served."""
+        if self.settings.mode == "native":
+            return None
+        host = EVERYWHERE.get(self.settings.host, self.settings.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def _transports(self) -> list[str]:
+        """What a client can come over now."""
+        native = ["native"] if self.native.address else []
+        served = [] if self.settings.mode == "native" else ["http"]
+        return [*native, *served, *(["webrtc"] if webrtc.available() else [])]
+
+    def _vouched_for(self, origin: str) -> Caller:
+        """Who an extension is, by the word of the browser that started its host."""
+        if origin.startswith(OWNER_ORIGIN):
+            return self._holder(origin.removeprefix(OWNER_ORIGIN)) or Caller("", Access.PUBLIC)
+        client = self.clients.of_origin(origin)
+        if client is None:
+            return Caller("", Access.PUBLIC, origin, vouched=True)
+        self.clients.used(client.id)
+        return Caller(client.id, client.access, origin, vouched=True)
+
+    def _holder(self, token: str) -> Caller | None:
+        """Whose token it is that came over a data channel."""
+        digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+        if hmac.compare_digest(digest, self._owner):
+            return Caller(OWNER, Access.ADMIN)
+        client = self.clients.of_token(token)
+        if client is None:
+            return None
+        self.clients.used(client.id)
+        return Caller(client.id, client.access, client.origin)
 
     def _note_model(self, entry: Loaded, moment: Moment, error: TabAgentError | None) -> None:
         under_way = moment in ("loading", "restarting") and entry.progress > 0
@@ -126,7 +201,13 @@ class Gateway:
         """Read what was saved, before the first request. Blocks. Raises DatabaseUnusable."""
         self.database.check()
         self.saved.read()
+        self.clients.read()
         self.records.recover()
+
+    async def open(self) -> None:
+        """Listen for the browser's hosts, where that is wanted. Raises OSError, UnsafeFile."""
+        if self.settings.mode != "http":
+            await self.native.start()
 
     def started(self) -> None:
         """Go on with what an earlier server left, once this one listens."""
@@ -137,18 +218,32 @@ class Gateway:
         """Refuse what is new, let running answers end within `drain_s`, then end the workers."""
         self.dispatcher.draining = True
         self.services.events.stop()
+        self.services.webrtc.stop()
+        self.services.clients.stop()
         self.services.library.jobs.leave()
         deadline = monotonic() + self.settings.drain_s
         while self.dispatcher.active and monotonic() < deadline and not self.hurry:
             await asyncio.sleep(0.02)
         if self.dispatcher.active:
             log.warning("cut_off", answers=self.dispatcher.active)
+        await self.native.stop()
+        await self.peers.stop()
         await self.services.pulls.stop()
         await self.services.enrichment.stop()
         await self.services.library.stop()
         await self.services.keeper.stop()
         await self.supervisor.stop()
+        await self.clients.stop()
         await self.database.close()
+
+
+def replays_of(settings: Settings) -> Replays:
+    return Replays(
+        keep_s=settings.resume_ttl_s,
+        detached_keep_s=settings.detached_ttl_s,
+        room=settings.replay_bytes,
+        total=16 * settings.replay_bytes,
+    )
 
 
 def catalog_of(
@@ -180,6 +275,8 @@ def build_services(
     journal: Journal,
     saved: SavedSettings,
     records: Records,
+    replays: Replays,
+    clients: Clients,
 ) -> Services:
     """One of each service. Does no I/O, so the table can be had without an engine."""
     meters = Meters()
@@ -281,17 +378,25 @@ def build_services(
         resources=Resources(models.resolve, catalog.siblings, supervisor, settings),
         hardware=Hardware(read, supervisor.room.judge),
         events=Events(journal),
+        clients=clients,
         stats=Stats(meters, supervisor),
         preferences=preferences,
+        resume=Resume(replays),
         registered=Registered(models.with_state, preferences.configured),
         text=text,
         system=System(supervisor, read),
+        webrtc=Webrtc(records),
     )
 
 
 def api_description() -> dict[str, object]:
     """The OpenAPI document, without starting anything."""
     return document(operations(_unstarted(Settings.model_construct())))
+
+
+def message_schema() -> dict[str, object]:
+    """The JSON Schema of messages, without starting anything."""
+    return messages(operations(_unstarted(Settings.model_construct())))
 
 
 async def offline_models(settings: Settings) -> list[ModelInfo]:
@@ -316,11 +421,29 @@ async def offline_recommendations(
     return await _unstarted(settings).hardware.recommend(request, call)
 
 
+async def offline_clients(settings: Settings, route: str, payload: dict[str, Any]) -> Reply:
+    """What a server with these settings would answer of its clients. Raises DatabaseUnusable."""
+    database = database_of(settings)
+    await asyncio.to_thread(database.check)
+    store = ClientStore(database)
+    await asyncio.to_thread(store.read)
+    services = _unstarted(settings, clients=unstarted_clients(store))
+    try:
+        call = Call("", Access.ADMIN, OWNER, "none")
+        reply = await Dispatcher(operations(services)).call(route, payload, call)
+        assert isinstance(reply, Reply), "these do not stream"
+        return reply
+    finally:
+        await database.close()
+
+
 def database_of(settings: Settings) -> Database:
     return Database(place_of(settings.database_url, settings.data_dir / DATABASE))
 
 
-def _unstarted(settings: Settings, saved: SavedSettings | None = None) -> Services:
+def _unstarted(
+    settings: Settings, saved: SavedSettings | None = None, clients: Clients | None = None
+) -> Services:
     database = database_of(settings)
     return build_services(
         settings,
@@ -329,4 +452,10 @@ def _unstarted(settings: Settings, saved: SavedSettings | None = None) -> Servic
         Journal(),
         saved or SavedSettings(database),
         Records(database, settings.data_dir),
+        replays_of(settings),
+        clients or unstarted_clients(ClientStore(database)),
     )
+
+
+def unstarted_clients(store: ClientStore) -> Clients:
+    return Clients(store, Presence(), Journal(), url=lambda: None, transports=list)

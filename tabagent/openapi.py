@@ -17,7 +17,7 @@ from tabagent.operation import Access, Operation
 ALWAYS: Final = (
     errors.MalformedRequest, errors.InvalidRequest, errors.PayloadTooLarge,
     errors.UnsupportedMediaType, errors.RequestTimeout, errors.HostNotAllowed,
-    errors.OriginNotAllowed, errors.Unauthorized, errors.InternalError,
+    errors.OriginNotAllowed, errors.Unauthorized, errors.RateLimited, errors.InternalError,
 )  # fmt: skip
 REFUSALS: Final = (errors.AccessDenied, errors.ShuttingDown)
 REF: Final = "#/components/schemas/{model}"
@@ -86,20 +86,8 @@ class _AsWritten(GenerateJsonSchema):
 def document(operations: Iterable[Operation]) -> dict[str, Any]:
     """The OpenAPI document of `operations`."""
     table = list(operations)
-    types = {
-        (model, mode): None
-        for op in table
-        for model, mode in (
-            (op.request, "validation"), (op.reply, "serialization"), (op.event, "serialization")
-        )
-        if model is not None
-    }  # fmt: skip
-    refs, definitions = models_json_schema(
-        list(types),  # type: ignore[arg-type]  # modes are literals
-        ref_template=REF,
-        schema_generator=_AsWritten,
-    )
-    schemas: dict[str, Any] = {**definitions.get("$defs", {}), "Problem": PROBLEM}
+    refs, definitions = schemas_of(table, REF)
+    schemas: dict[str, Any] = {**definitions, "Problem": PROBLEM}
     paths: dict[str, Any] = {}
     for op in table:
         for position, (method, path) in enumerate(op.routes):
@@ -131,6 +119,24 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
             },
         },
     }
+
+
+def schemas_of(table: Iterable[Operation], template: str) -> tuple[Any, dict[str, Any]]:
+    """(a reference for each request, reply and event by (type, mode); the schemas by name)."""
+    types = {
+        (model, mode): None
+        for op in table
+        for model, mode in (
+            (op.request, "validation"), (op.reply, "serialization"), (op.event, "serialization")
+        )
+        if model is not None
+    }  # fmt: skip
+    refs, definitions = models_json_schema(
+        list(types),  # type: ignore[arg-type]  # modes are literals
+        ref_template=template,
+        schema_generator=_AsWritten,
+    )
+    return refs, definitions.get("$defs", {})
 
 
 def _used(schemas: dict[str, Any], paths: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from tabagent.memory.enrich import Enrichment
 from tabagent.operation import Access, Operation
 from tabagent.retrieval.library import Library
 from tabagent.services.chat import Chat, fold_chat
+from tabagent.services.clients import Clients
 from tabagent.services.completions import Completions, fold_completion
 from tabagent.services.documents import Documents, fold_job
 from tabagent.services.embeddings import Embeddings
@@ -26,10 +27,12 @@ from tabagent.services.related import Related
 from tabagent.services.rerank import Rerank
 from tabagent.services.resources import Resources
 from tabagent.services.responses import Responses, fold_response
+from tabagent.services.resume import Resume, fold_resumed
 from tabagent.services.sessions import Sessions
 from tabagent.services.stats import Stats
 from tabagent.services.system import System
 from tabagent.services.text import TextTools
+from tabagent.services.webrtc import Webrtc
 from tabagent.sessions.keeper import Keeper
 
 LOADING = (
@@ -64,6 +67,7 @@ PULLING = (e.ChecksumMismatch, e.InsufficientStorage)
 SIZING = (
     e.ModelNotFound, e.ModelCorrupt, e.UnsupportedModel, e.NotAvailableHere, e.OutOfMemory,
 )  # fmt: skip
+SIGNALLING = (e.PeerNotFound, e.Conflict, e.QueueFull, e.PayloadTooLarge, *SAVING)
 RENDERING = (*LOADING, e.UnsupportedParameter, e.ChatTemplateRejected, e.WrongModelTask)
 
 
@@ -81,11 +85,13 @@ class Services:
     generation: Generations
     models: Models
     registered: Registered
+    resume: Resume
     preferences: Preferences
     pulls: Pulls
     resources: Resources
     hardware: Hardware
     events: Events
+    clients: Clients
     sessions: Sessions
     documents: Documents
     rag: Rag
@@ -96,6 +102,7 @@ class Services:
     stats: Stats
     text: TextTools
     system: System
+    webrtc: Webrtc
 
 
 def operations(s: Services) -> list[Operation]:
@@ -117,6 +124,7 @@ def operations(s: Services) -> list[Operation]:
         op("cluster", "POST /v1/cluster", s.likeness.cluster, errors=EMBEDDING),
         op("stop_generation", ("POST /v1/generation/stop", "POST /v1/halt"), s.generation.stop, errors=(e.RequestNotFound,)),
         op("get_halt_status", "GET /v1/halt", s.generation.status),
+        op("resume_generation", "GET /v1/generation/{request_id}/events", s.resume.follow, errors=(e.RequestNotFound, e.Gone, *GENERATING), collect=fold_resumed),
         op("tokenize", "POST /v1/tokenize", s.text.tokenize, errors=LOADING),
         op("detokenize", "POST /v1/detokenize", s.text.detokenize, errors=LOADING),
         op("count_tokens", "POST /v1/count-tokens", s.text.count, errors=RENDERING),
@@ -184,6 +192,17 @@ def operations(s: Services) -> list[Operation]:
         op("get_hardware_info", "GET /v1/hardware/info", s.hardware.info),
         op("get_recommended_models", "GET /v1/hardware/recommendations", s.hardware.recommend),
         op("get_recipes", "GET /v1/recipes", s.hardware.recipes),
+        # Clients
+        op("hello", "GET /v1/hello", s.clients.hello, access=public),
+        op("pair", "POST /v1/pair", s.clients.pair, access=public, errors=SAVING),
+        op("list_clients", "GET /v1/clients", s.clients.list, access=admin),
+        op("approve_client", "POST /v1/clients", s.clients.approve, access=admin, errors=(*SAVING, e.NotFound)),
+        op("revoke_client", "DELETE /v1/clients/{client_id}", s.clients.revoke, access=admin, errors=(*SAVING, e.NotFound)),
+        # WebRTC
+        op("webrtc_offer", "POST /v1/webrtc/offer", s.webrtc.offer, errors=(e.QueueFull, e.PayloadTooLarge, e.NotAvailableHere, *SAVING)),
+        op("webrtc_answer", "POST /v1/webrtc/answer", s.webrtc.answer, errors=SIGNALLING),
+        op("webrtc_ice", "POST /v1/webrtc/ice", s.webrtc.ice, errors=SIGNALLING),
+        op("webrtc_session", "GET /v1/webrtc/session/{session_id}", s.webrtc.session, errors=(e.PeerNotFound, e.DatabaseBusy)),
         # The server itself
         op("health", ("GET /health", "GET /v1/health"), s.system.health, access=public),
         op("system", "GET /v1/system/info", s.system.info),

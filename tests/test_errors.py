@@ -17,7 +17,7 @@ from tabagent.errors import (
 # The specification's list, status by status.
 SPECIFIED = {
     400: "malformed-request invalid-request unsupported-parameter context-length-exceeded",
-    401: "unauthorized",
+    401: "unauthorized pairing-required",
     403: "origin-not-allowed access-denied feature-disabled",
     404: "not-found model-not-found session-not-found collection-not-found document-not-found "
     "peer-not-found request-not-found response-not-found",
@@ -37,7 +37,7 @@ SPECIFIED = {
     501: "not-available-here",
     502: "checksum-mismatch upstream-unreachable upstream-invalid",
     503: "model-not-loaded model-loading queue-timeout worker-crashed model-crash-loop "
-    "database-busy index-rebuilding shutting-down embedding-model-not-available",
+    "database-busy index-rebuilding shutting-down server-unreachable embedding-model-not-available",
     504: "generation-timeout",
     507: "out-of-memory insufficient-storage",
 }

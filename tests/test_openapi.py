@@ -18,6 +18,7 @@ from tabagent.catalog.models import BUILTIN
 from tabagent.errors import CATALOGUE, Conflict
 from tabagent.openapi import document
 from tabagent.operation import Access, Call, Operation, Reply, Request
+from tabagent.services.webrtc import EXAMPLE
 from tests.hub.fake_hub import FakeHub
 from tests.hub.fake_hub import Reply as Gone
 from tests.live import EMBEDDER, TOKEN, LiveServer, fake_models
@@ -108,6 +109,8 @@ def send(
     client: httpx.Client, method: str, path: str, values: dict[str, Any], **more: Any
 ) -> httpx.Response:
     rest = dict(values)
+    if path == "/v1/pair":  # which is for extensions alone
+        more["headers"] = {"Origin": "chrome-extension://" + "c" * 32}
     path = re.sub(r"{(\w+)}", lambda found: str(rest.pop(found[1], "none")), path)
     if method == "GET":
         return client.get(path, params=rest, **more)
@@ -298,6 +301,18 @@ def a_pull(server: LiveServer) -> dict[str, Any]:
     return {"id": server.client.get("/v1/pulls").json()["data"][0]["id"]}
 
 
+def a_signal(server: LiveServer) -> dict[str, Any]:
+    """An offer that waits for its answer."""
+    return {"session_id": made(server, "/v1/webrtc/offer", {"sdp": EXAMPLE})["session_id"]}
+
+
+def an_answer(server: LiveServer) -> dict[str, Any]:
+    """One that was not asked for as a stream, and is kept."""
+    body = {"messages": [{"role": "user", "content": "3"}], "detach": True, "max_tokens": 4}
+    response = server.owner.post("/v1/chat/completions", json=body)
+    return {"request_id": response.headers["x-request-id"], "stream": False}
+
+
 # What has to be there before an operation can be asked, and what it is then asked with.
 MADE: dict[str, Callable[[LiveServer], dict[str, Any]]] = {
     **dict.fromkeys(("cancel_pull", "resume_pull"), a_pull),
@@ -314,6 +329,8 @@ MADE: dict[str, Callable[[LiveServer], dict[str, Any]]] = {
     **dict.fromkeys(("scan_folder", "delete_folder"), a_folder),
     "get_job": lambda server: {"job_id": documents(server)["id"]},
     "cancel_job": lambda server: {"job_id": documents(server, "sleep", 60)["id"]},
+    **dict.fromkeys(("webrtc_answer", "webrtc_ice", "webrtc_session"), a_signal),
+    "resume_generation": an_answer,
 }  # fmt: skip
 
 

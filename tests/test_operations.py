@@ -11,6 +11,7 @@ import pytest
 
 from tabagent.errors import CATALOGUE
 from tabagent.operation import Access, Call, Event, NoParameters, Operation, Reply
+from tabagent.services.webrtc import EXAMPLE
 from tests.live import CLASSIFIER, EMBEDDER, FAKE, RERANKER, TAGGER, TOKEN, LiveServer, fake_models
 
 # Existing extensions call these: they stay exactly as they are.
@@ -56,6 +57,10 @@ KEPT = {
     "get_recipes": "GET /v1/recipes",
     "get_history": "GET /v1/sessions/{session_id}/history",
     "save_message": "POST /v1/sessions/{session_id}/messages",
+    "webrtc_offer": "POST /v1/webrtc/offer",
+    "webrtc_answer": "POST /v1/webrtc/answer",
+    "webrtc_ice": "POST /v1/webrtc/ice",
+    "webrtc_session": "GET /v1/webrtc/session/{session_id}",
     "health": "GET /health",
     "system": "GET /v1/system/info",
     "events": "GET /v1/events",
@@ -91,6 +96,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "set_params": {"params": {}},
     "get_inference_settings": {"repo_id": FAKE, "variant": "default"},
     "save_inference_settings": {"repo_id": FAKE, "variant": "default"},
+    "webrtc_offer": {"sdp": EXAMPLE},
     "search_messages": {"query": "abc"},
     "import_session": {
         "data": {"tabagent_session": 1, "messages": [{"role": "user", "content": "abc"}]}
@@ -109,13 +115,15 @@ GOOD: dict[str, dict[str, Any]] = {
     "rebuild_index": {"name": "kept"},
     "update_collection": {"name": "kept", "description": "abc"},
     "delete_collection": {"name": "gone"},
+    "approve_client": {"extension_id": "a" * 32},
+    "revoke_client": {"client_id": "b" * 32},
 }
 
 
 HUB = {"get_model_quants", "pull_model", "cancel_pull", "resume_pull", "delete_model"}
 """What needs a hub, or what came from one: tests/hub asks for these."""
-UNDER_WAY = {"cancel_job"}
-"""What needs a job that goes on: tests/services asks for it."""
+UNDER_WAY = {"cancel_job", "resume_generation"}
+"""What needs a job or an answer of the caller's: tests/services and test_replays ask for them."""
 
 
 def table(server: LiveServer) -> list[Operation]:
@@ -126,6 +134,9 @@ def send(server: LiveServer, op: Operation, payload: dict[str, Any], *, owner: b
     client = server.owner if owner else server.client
     method, path = op.routes[0]
     rest = dict(payload)
+    if op.name == "pair":  # which is for extensions alone
+        origin = "chrome-extension://" + "c" * 32
+        return client.post(path, json=rest, headers={"Origin": origin})
     path = re.sub(r"{(\w+)}", lambda found: str(rest.pop(found[1], "none")), path)
     if method == "GET":
         return client.get(path, params=rest)
@@ -140,6 +151,7 @@ def good(server: LiveServer) -> dict[str, dict[str, Any]]:
         assert response.status_code in (200, 409), response.text
         return response.json()
 
+    made("/v1/clients", {"extension_id": "b" * 32})
     for session in ("sess_kept", "sess_gone"):
         made("/v1/sessions", {"id": session})
     made("/v1/sessions/sess_kept/messages", {"role": "user", "content": "abc", "id": "msg_kept"})
@@ -157,7 +169,12 @@ def good(server: LiveServer) -> dict[str, dict[str, Any]]:
     ]  # fmt: skip
     rows = server.owner.get("/v1/rag/documents", params={"collection": "kept"}).json()["data"]
     ids = {row["source"]: row["id"] for row in rows}
+    signal = made("/v1/webrtc/offer", {"sdp": EXAMPLE})["session_id"]
+    answer = EXAMPLE.replace("actpass", "active")
     return GOOD | {
+        "webrtc_answer": {"session_id": signal, "sdp": answer},
+        "webrtc_ice": {"session_id": signal, "candidate": None},
+        "webrtc_session": {"session_id": signal},
         "add_folder": {"collection": "kept", "path": str(place)},
         "scan_folder": {"folder_id": folders["kept"]},
         "delete_folder": {"folder_id": folders["other"]},
@@ -247,7 +264,7 @@ def test_routes_lists_the_whole_table(counter: LiveServer) -> None:
     }
     streaming = {
         "chat", "generate", "responses", "pull_model", "events", "rag", "add_documents",
-        "add_folder", "scan_folder", "get_job",
+        "add_folder", "scan_folder", "get_job", "resume_generation",
     }  # fmt: skip
     assert {r["route"] for r in rows if r["streams"]} == streaming
 

@@ -23,27 +23,28 @@ from tests.live import FAKE, LiveServer, chat_body, eventually, fake_model
 from tests.transports.test_http import start_chat
 
 NOT_YET = {
-    "peer-not-found",
     "pull-in-progress",
-    "gone",
     "uri-too-long",
     "headers-too-large",
     "document-unreadable",
     "url-not-allowed",
     "model-source-invalid",
-    "rate-limited",
     "index-rebuilding",
 }
-# Produced where the means are: by the dispatcher alone, or by a worker that cannot allocate.
+# Produced where the means are: by the dispatcher alone, by a worker that cannot allocate, or over
+# another transport.
 ELSEWHERE = {
     "access-denied": "tests/hub/test_repository.py",
+    "pairing-required": "tests/services/test_clients.py",
     "not-available-here": "tests/hub/test_pulls.py",
     "checksum-mismatch": "tests/hub/test_pulls.py",
     "upstream-unreachable": "tests/hub/test_download.py",
     "upstream-invalid": "tests/hub/test_download.py",
     "insufficient-storage": "tests/hub/test_pulls.py",
     "database-busy": "tests/stores/test_database.py",
+    "gone": "tests/test_replays.py",
     "internal-error": "tests/test_dispatcher.py",
+    "server-unreachable": "tests/native_host",
     "out-of-memory": "tests/worker/gguf",
     "request-timeout": "tests/transports/test_http.py",
     "model-crash-loop": "tests/engine/test_supervisor.py",
@@ -113,6 +114,21 @@ def no_embedder(_: LiveServer) -> httpx.Response:
         return server.client.post("/v1/embeddings", json={"input": "1"})
 
 
+def one_wrong_token_too_many(_: LiveServer) -> httpx.Response:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        LiveServer(Path(place), auth="always") as server,
+    ):
+        for number in range(20):
+            assert guess(server, number).status_code == 401
+        return guess(server, 21)
+
+
+def guess(server: LiveServer, number: int) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {number:032}"}
+    return server.client.get("/v1/models", headers=headers)
+
+
 PRODUCED: dict[str, Make] = {
     "embedding-model-not-available": no_embedder,
     "malformed-request": raw(b"{"),
@@ -131,6 +147,7 @@ PRODUCED: dict[str, Make] = {
     "session-not-found": chat("1", session_id="sess_none"),
     "collection-not-found": post("/v1/rag/collections/none/rebuild", {}),
     "document-not-found": lambda s: s.client.get("/v1/rag/documents/doc_none"),
+    "peer-not-found": lambda s: s.client.get("/v1/webrtc/session/rtc_none"),
     "response-not-found": post(
         "/v1/responses", {"model": FAKE, "input": "1", "previous_response_id": "resp_1"}
     ),
@@ -139,6 +156,7 @@ PRODUCED: dict[str, Make] = {
     "conflict": post("/v1/models/load", {"model": FAKE, "slots": 3}),
     "model-busy": busy,
     "queue-full": full,
+    "rate-limited": one_wrong_token_too_many,
     "payload-too-large": raw(b'{"text": "' + b"x" * 20_000 + b'"}'),
     "unsupported-media-type": raw(b"text=1", "text/plain"),
     "grammar-invalid": chat(

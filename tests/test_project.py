@@ -21,6 +21,8 @@ HEAVY = {
     "transformers",
     "numpy",
     "pyarrow",
+    "aiortc",
+    "av",
 }
 
 

@@ -250,4 +250,46 @@ MEMORY: Final = (
     " document TEXT PRIMARY KEY REFERENCES documents (id) ON DELETE CASCADE)",
 )
 
-MIGRATIONS: Final[Migrations] = (SETTINGS, SESSIONS, DOCUMENTS, MEMORY)
+# Callers that the owner approved. Of their tokens only the SHA-256 is kept.
+CLIENTS: Final = (
+    "CREATE TABLE clients ("
+    " id TEXT PRIMARY KEY,"
+    " origin TEXT NOT NULL UNIQUE,"
+    " name TEXT NOT NULL,"
+    " access SMALLINT NOT NULL,"
+    " created_at {real} NOT NULL,"
+    " last_used_at {real})",
+    "CREATE TABLE client_tokens ("
+    " digest TEXT PRIMARY KEY,"  # hexadecimal
+    " client_id TEXT NOT NULL REFERENCES clients (id) ON DELETE CASCADE,"
+    " http_origin TEXT NOT NULL,"  # of its holder's requests, where it is not the client's
+    " created_at {real} NOT NULL,"
+    " used_at {real} NOT NULL)",
+    "CREATE INDEX client_tokens_by_client ON client_tokens (client_id)",
+)
+
+# Offers and answers of WebRTC, on their way from one peer to the other. They live for minutes.
+SIGNALS: Final = (
+    "CREATE TABLE signals ("
+    " id TEXT PRIMARY KEY,"
+    " caller TEXT NOT NULL,"  # that made the offer
+    " peer TEXT NOT NULL,"  # who answers: relay is another caller, server is this server
+    " answerer TEXT,"  # that caller, once it has said something
+    " state TEXT NOT NULL,"
+    " offer TEXT NOT NULL,"
+    " answer TEXT,"
+    " seq INTEGER NOT NULL,"  # grows with all that changes
+    " created_at {real} NOT NULL,"
+    " expires_at {real} NOT NULL)",
+    "CREATE INDEX signals_by_caller ON signals (caller)",
+    "CREATE INDEX signals_by_end ON signals (expires_at)",
+    "CREATE TABLE signal_candidates ("
+    " number {serial},"
+    " signal_id TEXT NOT NULL REFERENCES signals (id) ON DELETE CASCADE,"
+    " seq INTEGER NOT NULL,"  # of the signal, when it came
+    " side TEXT NOT NULL,"  # whose it is: offer or answer
+    " candidate TEXT NOT NULL)",  # JSON; null: there are no more
+    "CREATE INDEX signal_candidates_by_signal ON signal_candidates (signal_id, seq)",
+)
+
+MIGRATIONS: Final[Migrations] = (SETTINGS, SESSIONS, DOCUMENTS, MEMORY, CLIENTS, SIGNALS)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tabagent.stores.messages import MessageStore
     from tabagent.stores.responses import ResponseStore
     from tabagent.stores.sessions import SessionStore
+    from tabagent.stores.signals import SignalStore
 
 ABANDONED = (
     "UPDATE messages SET status = 'partial', finish_reason = 'interrupted'"
@@ -86,3 +87,9 @@ class Records:
         from tabagent.stores.responses import ResponseStore
 
         return ResponseStore(self.database, self.messages)
+
+    @cached_property
+    def signals(self) -> SignalStore:
+        from tabagent.stores.signals import SignalStore
+
+        return SignalStore(self.database)

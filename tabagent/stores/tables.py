@@ -129,3 +129,11 @@ message_vectors: Final = _table(
 entities: Final = _table("entities", about=Text, item=Text, label=Text, name=Text, times=Integer)
 unread_messages: Final = _table("unread_messages", message=BigInteger)
 unread_documents: Final = _table("unread_documents", document=Text)
+signals: Final = _table(
+    "signals",
+    id=Text, caller=Text, peer=Text, answerer=Text, state=Text, offer=Text, answer=Text,
+    seq=Integer, created_at=Double, expires_at=Double,
+)  # fmt: skip
+signal_candidates: Final = _numbered(
+    "signal_candidates", signal_id=Text, seq=Integer, side=Text, candidate=Json
+)

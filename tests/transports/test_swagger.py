@@ -148,9 +148,11 @@ TAGS = {operation["operationId"]: operation["tags"][0] for operation in _operati
 OWN = [op for op in _operations() if not op["operationId"].endswith("_2")]  # no aliases
 UNKNOWN = {
     "cancel_pull", "resume_pull", "get_document", "delete_document", "get_job", "cancel_job",
-    "related", "add_folder", "scan_folder", "delete_folder",
+    "pair", "related", "add_folder", "scan_folder", "delete_folder", "webrtc_answer", "webrtc_ice",
+    "webrtc_session", "resume_generation",
 }  # fmt: skip
-"""What they name no example can know: the server gives the id, or it is somebody's folder."""
+"""What they name no example can know, as the server gives the id or it is somebody's folder; and
+`pair` is for extensions alone."""
 KNOWN = [op for op in OWN if op["operationId"] not in UNKNOWN]
 ADMIN = [op["operationId"] for op in KNOWN if op["x-access"] == "admin"]
 OPEN = [op["operationId"] for op in KNOWN if op["x-access"] != "admin"]
