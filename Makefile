@@ -37,6 +37,7 @@ check: $(VENV)/.tests
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/tabagent openapi --check openapi/openapi.json
+	$(BIN)/tabagent openapi --messages --check openapi/messages.json
 	$(BIN)/python -m scripts.readme --check
 
 bench: $(VENV)/.bench
@@ -54,6 +55,7 @@ format: $(VENV)/.tests
 
 openapi: $(VENV)/.installed
 	$(BIN)/tabagent openapi --output openapi/openapi.json
+	$(BIN)/tabagent openapi --messages --output openapi/messages.json
 
 readme: $(VENV)/.installed
 	$(BIN)/python -m scripts.readme

@@ -36,6 +36,12 @@ def running_server(settings: Settings) -> Running | None:
     running = DataDirectory(settings.data_dir).running()
     if running is None:
         return None
+    if not running.url:
+        raise CommandFailed(
+            f"the server here (pid {running.pid}) serves the browser's native host alone",
+            "start it with `tabagent serve --mode both` for commands and HTTP",
+            NO_SERVER,
+        )
     try:
         httpx.get(f"{running.url}/health", timeout=5, trust_env=False).raise_for_status()
     except httpx.HTTPError:

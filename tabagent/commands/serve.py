@@ -29,7 +29,7 @@ from tabagent.commands.failure import (
 )
 from tabagent.config import Settings
 from tabagent.errors import TabAgentError
-from tabagent.runtime import DataDirectory, DirectoryInUse, Running, UnsafeFile
+from tabagent.runtime import DataDirectory, DirectoryInUse, Running, UnsafeFile, socket_path
 from tabagent.stores.unusable import DatabaseUnusable
 
 
@@ -43,26 +43,29 @@ def run(flags: dict[str, Any], models: list[str], *, owned: bool = False) -> Non
     settings = _settings(flags, models, files)
     logs.configure(settings.log_level, settings.log_format)
     _check_exposure(settings)
+    _check_socket(settings)
     for file in files:
         _check_model(file)
     directory = DataDirectory(settings.data_dir)
-    with _taken(directory), bound(settings) as listener:
+    with _taken(directory), _listening(settings) as listeners:
         token = settings.token or _token(directory)
         gateway = Gateway(settings, token, files=files)
         _start(gateway)
-        gateway.port = listener.getsockname()[1]
-        url = f"http://{_shown_host(settings.host)}:{gateway.port}"
+        url = ""
+        if listeners:
+            gateway.port = listeners[0].getsockname()[1]
+            url = f"http://{_shown_host(settings.host)}:{gateway.port}"
 
         def ready() -> None:
             if owned:
                 threading.Thread(target=server.stop_at_end_of_input, daemon=True).start()
             gc.freeze()
             gc.enable()
-            directory.announce(Running(os.getpid(), url, __version__))
+            directory.announce(Running(os.getpid(), url, __version__, gateway.native.address))
             _greet(url, gateway)
 
         server = Server(gateway, ready)
-        _serve(server, listener)
+        _serve(server, listeners)
 
 
 def _settings(flags: dict[str, Any], models: list[str], files: list[Path]) -> Settings:
@@ -83,12 +86,22 @@ def _settings(flags: dict[str, Any], models: list[str], files: list[Path]) -> Se
 
 def _check_exposure(settings: Settings) -> None:
     """Beyond this machine only with a token that the owner chose to set."""
-    if not settings.local_only and settings.token is None:
+    wide = not settings.local_only and settings.mode != "native"
+    if wide and settings.token is None:
         raise CommandFailed(
             f"refusing to listen on {settings.host} without a token",
             "set TABAGENT_TOKEN (16 characters or more), or stay on 127.0.0.1",
             BAD_CONFIG,
         )
+
+
+def _check_socket(settings: Settings) -> None:
+    if settings.mode == "http" or settings.native_socket == "tcp" or os.name == "nt":
+        return
+    try:
+        socket_path(settings.data_dir)
+    except UnsafeFile as error:
+        raise CommandFailed(str(error), code=BAD_CONFIG) from error
 
 
 def _check_model(file: Path) -> None:
@@ -131,6 +144,16 @@ def _token(directory: DataDirectory) -> str:
         return directory.token()
     except UnsafeFile as error:
         raise CommandFailed(str(error), code=BAD_CONFIG) from error
+
+
+@contextlib.contextmanager
+def _listening(settings: Settings) -> Iterator[list[socket.socket]]:
+    """What HTTP is served on; nothing where only the native socket is wanted."""
+    if settings.mode == "native":
+        yield []
+        return
+    with bound(settings) as listener:
+        yield [listener]
 
 
 @contextlib.contextmanager
@@ -191,6 +214,7 @@ class Server(uvicorn.Server):
         self._gateway, self._ready = gateway, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._gateway.open()
         await super().startup(sockets)
         self._gateway.started()
         self._ready()
@@ -212,12 +236,12 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def _serve(server: Server, listener: socket.socket) -> None:
+def _serve(server: Server, listeners: list[socket.socket]) -> None:
     # uvicorn raises the signal again once it is done; by then there is nothing left to stop.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(server.serve([listener]))
+        runner.run(server.serve(listeners))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -235,11 +259,13 @@ def _shown_host(host: str) -> str:
 
 def _greet(url: str, gateway: Gateway) -> None:
     model = gateway.services.models.selected
+    where = f"at {url}" if url else "for the browser's native host alone"
+    docs = f"  docs    {url}/swagger-ui/\n  openai  base_url={url}/v1\n" if url else ""
+    browser = "  browser tabagent native install\n" if gateway.native.address else ""
     print(
-        f"\n  TabAgent {__version__} listens at {url}\n\n"
+        f"\n  TabAgent {__version__} listens {where}\n\n"
         f"  model   {model} answers requests that name none\n"
-        f"  docs    {url}/swagger-ui/\n"
-        f"  openai  base_url={url}/v1\n"
+        f"{docs}{browser}"
         f"  next    tabagent chat\n\n"
         f"  Ctrl-C stops it.\n",
         flush=True,
