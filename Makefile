@@ -45,6 +45,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.gguf $(BENCH)
 	$(BIN)/python -m benchmarks.sessions
 	$(BIN)/python -m benchmarks.retrieval
+	$(BIN)/python -m benchmarks.native
 
 soak: $(VENV)/.tests
 	$(BIN)/python -m benchmarks.soak $(SOAK)

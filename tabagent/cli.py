@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from tabagent.commands.clients_options import clients
 from tabagent.commands.failure import USAGE, CommandFailed
+from tabagent.commands.native_options import native
 from tabagent.commands.options import DataDir, load_settings
 from tabagent.commands.rag_options import rag
 from tabagent.commands.sessions_options import sessions
@@ -21,14 +23,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(clients, name="clients")
 app.add_typer(sessions, name="sessions", no_args_is_help=True)
 app.add_typer(rag, name="rag", no_args_is_help=True)
+app.add_typer(native, name="native", no_args_is_help=True)
 
 
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="What listens: http, native (the browser's host) or both.")
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(help="A .gguf file to serve, or the id of a model. The first is the default."),
@@ -48,12 +55,24 @@ def serve(
     flags = {
         "host": host,
         "port": port,
+        "mode": mode,
         "models_dir": models_dir,
         "data_dir": data_dir,
         "log_level": log_level,
         "log_format": log_format,
     }
     run(flags, model or [], owned=owned)
+
+
+@app.command()
+def stop(
+    now: Annotated[bool, typer.Option("--now", help="Running answers get no time.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """End the running server, also one that a browser has started."""
+    from tabagent.commands.stop import stop as run
+
+    run(load_settings(data_dir=data_dir), now=now)
 
 
 @app.command()
@@ -129,11 +148,16 @@ def recommend(
 
 
 @app.command()
-def doctor(data_dir: DataDir = None) -> None:
+def doctor(
+    browser: Annotated[
+        bool, typer.Option("--browser", help="Look at the way from a browser to here instead.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
     """Look over this installation: hardware, engines, port, disk, token; each with a fix."""
     from tabagent.commands.doctor import doctor as run
 
-    if not run(load_settings(data_dir=data_dir)):
+    if not run(load_settings(data_dir=data_dir), browser=browser):
         raise typer.Exit(1)
 
 
@@ -204,16 +228,23 @@ def config() -> None:
 def openapi(
     output: Annotated[Path | None, typer.Option(help="Write to this file instead.")] = None,
     check: Annotated[Path | None, typer.Option(help="Fail when this file is not current.")] = None,
+    messages: Annotated[
+        bool, typer.Option("--messages", help="The schema of messages instead.")
+    ] = False,
 ) -> None:
-    """Print the OpenAPI description."""
+    """Print the OpenAPI description, or the JSON Schema of messages."""
     import json
 
-    from tabagent.app import api_description
+    from tabagent.app import api_description, message_schema
 
-    text = json.dumps(api_description(), indent=2, ensure_ascii=False) + "\n"
+    document = message_schema() if messages else api_description()
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     if check is not None:
         if not check.is_file() or check.read_text() != text:
-            raise CommandFailed(f"{check} is stale", f"run: tabagent openapi --output {check}")
+            flag = "--messages " if messages else ""
+            raise CommandFailed(
+                f"{check} is stale", f"run: tabagent openapi {flag}--output {check}"
+            )
     elif output is not None:
         output.write_text(text)
     else:
@@ -228,7 +259,7 @@ def version() -> None:
     typer.echo(f"tabagent {__version__}")
 
 
-COMING = ("native", "clients", "service")
+COMING = ("service",)
 """Commands that the built-in guide and the design know, and this version does not have."""
 
 

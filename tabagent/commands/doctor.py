@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tabagent.commands import checks
+from tabagent.commands.browser_checks import browser_checks
 from tabagent.commands.checks import Check
 from tabagent.commands.client import call, client_of, running_server
 from tabagent.config import Settings
@@ -20,11 +21,16 @@ console = Console()
 COLOURS: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-def doctor(settings: Settings) -> bool:
-    """Show every check; whether none has failed. With a server running it is asked, as it sees."""
-    running = running_server(settings)
+def doctor(settings: Settings, *, browser: bool = False) -> bool:
+    """Show every check; whether none has failed. With a server running it is asked, as it sees.
+
+    `browser`: the way from a browser to the server instead.
+    """
     with console.status("looking"):
-        found = list(_checks(settings, running))
+        if browser:
+            found = list(browser_checks(settings))
+        else:
+            found = list(_checks(settings, running_server(settings)))
     console.print(_table(found))
     console.print(f"\n{_summary(found)}", highlight=False)
     return not any(check.verdict == "fail" for check in found)

@@ -99,9 +99,9 @@ def test_version_and_help() -> None:
 
 
 def test_a_command_that_is_still_to_come_says_so() -> None:
-    result = run("native")
+    result = run("service")
     assert result.returncode == 2
-    assert "`tabagent native` is not in this version" in result.stderr
+    assert "`tabagent service` is not in this version" in result.stderr
     assert ".gguf" in result.stderr
 
 
