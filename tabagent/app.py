@@ -144,9 +144,9 @@ class Gateway:
         )
         self.services.system.table = self.dispatcher.operations.values()
         table = self.dispatcher.operations.values()
+        self.pages = page_routes(lambda: document(table), lambda: self.services.models.selected)
         application = http.build(
-            http.operation_routes(self.dispatcher, settings, self.presence),
-            page_routes(lambda: document(table), lambda: self.services.models.selected),
+            http.operation_routes(self.dispatcher, settings, self.presence), self.pages
         )
         self.native = NativeServer(self.dispatcher, settings, self._vouched_for)
         self._owner = hashlib.sha256(token.encode()).digest()
