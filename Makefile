@@ -16,7 +16,7 @@ BENCH ?=
 # And of the soak: make soak SOAK='--minutes 2'
 SOAK ?=
 
-.PHONY: run test check bench soak format openapi readme clean
+.PHONY: run test check bench soak format openapi readme dist check-dist sbom audit clean
 
 run: $(VENV)/.installed
 	$(BIN)/tabagent serve
@@ -46,6 +46,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.sessions
 	$(BIN)/python -m benchmarks.retrieval
 	$(BIN)/python -m benchmarks.native
+	$(BIN)/python -m benchmarks.bridge
 
 soak: $(VENV)/.tests
 	$(BIN)/python -m benchmarks.soak $(SOAK)
@@ -61,6 +62,24 @@ openapi: $(VENV)/.installed
 readme: $(VENV)/.installed
 	$(BIN)/python -m scripts.readme
 
+# What is released: a wheel and the source it was made of.
+dist: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+
+check-dist: dist
+	$(BIN)/python -m scripts.check_dist
+
+# Of what an installation consists, as CycloneDX, and whether anything of it is known to be unsafe.
+sbom: dist
+	$(BIN)/python -m scripts.check_dist --only-install
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.cdx.json build/clean
+
+audit: dist
+	$(BIN)/python -m scripts.check_dist --only-install
+	PIPAPI_PYTHON_LOCATION=$(CURDIR)/build/clean/bin/python $(BIN)/pip-audit
+
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit("TabAgent needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
@@ -73,6 +92,10 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 
 $(VENV)/.tests: $(VENV)/.installed
 	$(PIP) -c constraints.txt -e '.[test,check]'
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.installed
+	$(PIP) -c constraints.txt -e '.[release]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.installed

@@ -8,6 +8,7 @@ Other words in the text, which is that of the last message, make it act:
     say        counts before it calls
     accent     says "é" in two tokens
     report     says as JSON what it was asked
+    cite       says how each source begins that it was given, and cites it
 
 A format is kept to: the smallest value that its schema allows, or the grammar itself. The answer to
 a tool's message quotes it.
@@ -16,6 +17,7 @@ a tool's message quotes it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +28,8 @@ from tabagent.errors import GrammarInvalid, InvalidRequest
 
 DEFAULT: Final = 10
 FRAGMENT: Final = 4  # characters of JSON in a token
+SOURCE: Final = re.compile(r'<source \w+ number="(\d+)"[^>]*>\n#*\s*(.*?)\n</source', re.DOTALL)
+SENTENCE: Final = re.compile(r"[.:]\s|\n")
 
 
 class Said(NamedTuple):
@@ -103,12 +107,19 @@ def _answer(command: wire.Generate, words: list[str], number: int) -> Iterator[S
         yield from _spoken(formatted(command.format, number), FRAGMENT)
     elif command.messages and command.messages[-1]["role"] == "tool":
         yield from _spoken(f"it is {command.messages[-1]['content']}", FRAGMENT)
+    elif "cite" in words:
+        yield from _spoken(_cited(prompt_of(command)), FRAGMENT)
     elif "accent" in words:
         yield Said(b"\xc3")
         yield Said(b"\xa9", "é")
     else:
         for count in range(1, number + 1):
             yield Said(f"{count} ".encode(), f"{count} ")
+
+
+def _cited(prompt: str) -> str:
+    found = SOURCE.finditer(prompt)
+    return " ".join(f"{SENTENCE.split(one[2])[0]} [{one[1]}]." for one in found)
 
 
 def _spoken(text: str, size: int) -> Iterator[Said]:
