@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from tabagent.commands.clients_options import clients
-from tabagent.commands.failure import USAGE, CommandFailed
+from tabagent.commands.failure import CommandFailed
 from tabagent.commands.native_options import native
 from tabagent.commands.options import DataDir, load_settings
 from tabagent.commands.rag_options import rag
+from tabagent.commands.service_options import service
 from tabagent.commands.sessions_options import sessions
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.add_typer(clients, name="clients")
 app.add_typer(sessions, name="sessions", no_args_is_help=True)
 app.add_typer(rag, name="rag", no_args_is_help=True)
 app.add_typer(native, name="native", no_args_is_help=True)
+app.add_typer(service, name="service", no_args_is_help=True)
 
 
 @app.command()
@@ -259,19 +261,9 @@ def version() -> None:
     typer.echo(f"tabagent {__version__}")
 
 
-COMING = ("service",)
-"""Commands that the built-in guide and the design know, and this version does not have."""
-
-
 def main() -> None:
     """Run a command; an error is one line and a hint, never a traceback."""
     try:
-        if sys.argv[1:2] and sys.argv[1] in COMING:
-            raise CommandFailed(
-                f"`tabagent {sys.argv[1]}` is not in this version",
-                f"models: put .gguf files into {load_settings().models_path}",
-                USAGE,
-            )
         app()
     except CommandFailed as failed:
         typer.secho(f"Error: {failed}", fg="red", err=True)

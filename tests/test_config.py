@@ -83,3 +83,52 @@ def test_settings_are_frozen_and_hide_the_token() -> None:
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_token_may_lie_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("a-secret-of-some-length\n")
+    monkeypatch.setenv("TABAGENT_TOKEN_FILE", str(secret))
+    settings = load()
+    assert settings.token == "a-secret-of-some-length"
+    assert "a-secret" not in repr(settings)
+    monkeypatch.delenv("TABAGENT_TOKEN_FILE")
+    write(f'token_file = "{secret}"\n')
+    assert load().token == "a-secret-of-some-length"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "is no file"),
+        (b"short", "has to hold one word of 16 letters or more"),
+        (b"two words of some length\n", "has to hold one word"),
+        (b"x" * 5000, "has to hold one word"),
+        (b"\xff" * 20, "is no text"),
+    ],
+)
+def test_a_file_without_a_token_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, says: str
+) -> None:
+    secret = tmp_path / "token"
+    if content is not None:
+        secret.write_bytes(content)
+    monkeypatch.setenv("TABAGENT_TOKEN_FILE", str(secret))
+    with pytest.raises(ConfigError) as caught:
+        load()
+    assert str(caught.value).startswith("token_file (from TABAGENT_TOKEN_FILE): ")
+    assert says in str(caught.value)
+    assert content is None or content.decode(errors="replace") not in str(caught.value)
+
+
+def test_a_token_and_a_file_with_one_are_refused_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else one of them is not in force, and nobody says which."""
+    secret = tmp_path / "token"
+    secret.write_text("a-secret-of-some-length")
+    monkeypatch.setenv("TABAGENT_TOKEN_FILE", str(secret))
+    monkeypatch.setenv("TABAGENT_TOKEN", "another-secret-of-some-length")
+    with pytest.raises(ConfigError, match="there is a token already") as caught:
+        load()
+    assert "secret" not in str(caught.value)

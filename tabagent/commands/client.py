@@ -33,7 +33,7 @@ def owner_token(settings: Settings) -> str:
 
 def running_server(settings: Settings) -> Running | None:
     """The server of this data directory, if it answers."""
-    running = DataDirectory(settings.data_dir).running()
+    running = DataDirectory(settings.data_dir).serving()
     if running is None:
         return None
     if not running.url:

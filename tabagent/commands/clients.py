@@ -88,7 +88,7 @@ def revoke(settings: Settings, which: str) -> None:
 @contextlib.contextmanager
 def gateway(settings: Settings) -> Iterator[tuple[Ask, bool]]:
     """What answers: the server, however it is served, or its database; and whether it is one."""
-    running = DataDirectory(settings.data_dir).running()
+    running = DataDirectory(settings.data_dir).serving()
     if running and not running.url and running.native:
         from tabagent.commands.owner_socket import owner_socket
 
@@ -115,7 +115,7 @@ def _database(settings: Settings) -> Iterator[Ask]:
     from tabagent import logs
     from tabagent.app import offline_clients
 
-    logs.configure("warning", "console")
+    logs.configure("warning", "console", settings.audit_file, aloud=False)
     directory = DataDirectory(settings.data_dir)
     try:
         directory.take()

@@ -30,6 +30,7 @@ from native_host.install import (
     uninstall as remove_all,
 )
 from native_host.places import BROWSERS, Browser, Desktop
+from tabagent.commands.extension_folder import extension_folder
 from tabagent.commands.failure import USAGE, CommandFailed
 from tabagent.config import Settings
 
@@ -77,6 +78,8 @@ def install(settings: Settings, wishes: Wishes, desktop: Desktop | None = None) 
     for one in done:
         typer.echo(f"{one.browser.title} knows the host by {one.file}")
     typer.echo(f"The host lies in {place_of(desktop, wanted.data_dir)}")
+    if folder := extension_folder():
+        typer.echo(f"The extension, to be loaded unpacked: {folder}")
     if not wishes.auto_start:
         typer.echo("Browsers do not start the server: tabagent serve")
     if wishes.system:

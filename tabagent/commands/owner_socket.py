@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ class NativeSocket:
     def __init__(self, connection: socket.socket, origin: str, token: str) -> None:
         self._connection = connection
         self._decoder = frames.FrameDecoder()
+        self._unread: deque[bytes] = deque()  # that came together with what was read
         self._send({"origin": origin, "token": token})
 
     def ask(self, route: str, payload: dict[str, Any]) -> Any:
@@ -43,13 +45,13 @@ class NativeSocket:
         self._connection.sendall(frames.encode(json.dumps(message).encode()))
 
     def _receive(self) -> dict[str, Any]:
-        while True:
+        while not self._unread:
             data = self._connection.recv(65536)
             if not data:
                 raise ConnectionError
-            for body in self._decoder.feed(data):  # the server says one thing at a time
-                message: dict[str, Any] = json.loads(body)
-                return message
+            self._unread += self._decoder.feed(data)
+        message: dict[str, Any] = json.loads(self._unread.popleft())
+        return message
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ from tabagent import __version__, config, logs
 from tabagent.app import Gateway
 from tabagent.catalog.gguf_header import read_gguf_header
 from tabagent.catalog.places import loose_id
+from tabagent.commands.activation import Notify, check_inherited, inherited, notifier
+from tabagent.commands.detached import log_where_nobody_reads
 from tabagent.commands.failure import (
     BAD_CONFIG,
     DIRECTORY_IN_USE,
@@ -31,6 +33,7 @@ from tabagent.config import Settings
 from tabagent.errors import TabAgentError
 from tabagent.runtime import DataDirectory, DirectoryInUse, Running, UnsafeFile, socket_path
 from tabagent.stores.unusable import DatabaseUnusable
+from tabagent.transports.protocol import look_at, protocol_of
 
 
 def run(flags: dict[str, Any], models: list[str], *, owned: bool = False) -> None:
@@ -41,20 +44,21 @@ def run(flags: dict[str, Any], models: list[str], *, owned: bool = False) -> Non
     """
     files = [Path(name) for name in models if name.endswith(".gguf") or "\\" in name]
     settings = _settings(flags, models, files)
-    logs.configure(settings.log_level, settings.log_format)
+    log_where_nobody_reads(settings.data_dir)
+    logs.configure(settings.log_level, settings.log_format, settings.audit_file)
     _check_exposure(settings)
     _check_socket(settings)
     for file in files:
         _check_model(file)
-    directory = DataDirectory(settings.data_dir)
+    directory, notify = DataDirectory(settings.data_dir), notifier()
     with _taken(directory), _listening(settings) as listeners:
         token = settings.token or _token(directory)
         gateway = Gateway(settings, token, files=files)
         _start(gateway)
         url = ""
         if listeners:
-            gateway.port = listeners[0].getsockname()[1]
-            url = f"http://{_shown_host(settings.host)}:{gateway.port}"
+            host, gateway.port = listeners[0].getsockname()[:2]
+            url = f"http://{_shown_host(host)}:{gateway.port}"
 
         def ready() -> None:
             if owned:
@@ -63,8 +67,9 @@ def run(flags: dict[str, Any], models: list[str], *, owned: bool = False) -> Non
             gc.enable()
             directory.announce(Running(os.getpid(), url, __version__, gateway.native.address))
             _greet(url, gateway)
+            notify("READY=1")
 
-        server = Server(gateway, ready)
+        server = Server(gateway, ready, notify)
         _serve(server, listeners)
 
 
@@ -90,7 +95,7 @@ def _check_exposure(settings: Settings) -> None:
     if wide and settings.token is None:
         raise CommandFailed(
             f"refusing to listen on {settings.host} without a token",
-            "set TABAGENT_TOKEN (16 characters or more), or stay on 127.0.0.1",
+            "set TABAGENT_TOKEN (16 characters or more) or TABAGENT_TOKEN_FILE, or stay on 127.0.0.1",
             BAD_CONFIG,
         )
 
@@ -149,6 +154,11 @@ def _token(directory: DataDirectory) -> str:
 @contextlib.contextmanager
 def _listening(settings: Settings) -> Iterator[list[socket.socket]]:
     """What HTTP is served on; nothing where only the native socket is wanted."""
+    if handed := inherited():
+        check_inherited(handed, settings)
+        with contextlib.ExitStack() as open_ones:
+            yield [open_ones.enter_context(listener) for listener in handed]
+        return
     if settings.mode == "native":
         yield []
         return
@@ -198,7 +208,9 @@ def _by_whom(port: int) -> str:
 class Server(uvicorn.Server):
     """uvicorn, with our way to start and to stop."""
 
-    def __init__(self, gateway: Gateway, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, gateway: Gateway, ready: Callable[[], None], notify: Notify = lambda _: None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 gateway.asgi,
@@ -206,23 +218,35 @@ class Server(uvicorn.Server):
                 access_log=False,
                 lifespan="off",
                 ws="none",
-                http="httptools",
+                http=protocol_of(gateway.settings),
                 server_header=False,
                 timeout_graceful_shutdown=1,  # the gateway has drained by then
             )
         )
-        self._gateway, self._ready = gateway, ready
+        self._gateway, self._ready, self._notify = gateway, ready, notify
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._gateway.open()
+        try:
+            await self._gateway.open()
+        except OSError as error:  # a file system without sockets, or one that is full
+            raise CommandFailed(
+                f"the browser's native socket cannot be made: {error.strerror or error}",
+                "choose another --data-dir, or go without it: tabagent serve --mode http",
+            ) from error
         await super().startup(sockets)
         self._gateway.started()
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._notify("STOPPING=1")
         # The port stays open meanwhile: who comes now is told that we are leaving.
         await self._gateway.stop()
         await super().shutdown(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # ten ticks are a second
+            look_at(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     def stop_at_end_of_input(self) -> None:
         with contextlib.suppress(OSError):
@@ -262,11 +286,12 @@ def _greet(url: str, gateway: Gateway) -> None:
     where = f"at {url}" if url else "for the browser's native host alone"
     docs = f"  docs    {url}/swagger-ui/\n  openai  base_url={url}/v1\n" if url else ""
     browser = "  browser tabagent native install\n" if gateway.native.address else ""
-    print(
+    greeting = (
         f"\n  TabAgent {__version__} listens {where}\n\n"
         f"  model   {model} answers requests that name none\n"
         f"{docs}{browser}"
         f"  next    tabagent chat\n\n"
-        f"  Ctrl-C stops it.\n",
-        flush=True,
+        f"  Ctrl-C stops it.\n"
     )
+    with contextlib.suppress(OSError, ValueError):  # nobody looks
+        print(greeting, flush=True)

@@ -25,7 +25,8 @@ def show(settings: Settings) -> None:
             value = "-"
         elif isinstance(value, list):
             value = ", ".join(value) or "-"
-        table.add_row(name, str(value), source_of(name, {}))
+        of_file = name == "token" and settings.token_file is not None
+        table.add_row(name, str(value), "token_file" if of_file else source_of(name, {}))
     console.print(table)
     console.print(
         f"\n[dim]environment: {PREFIX}<NAME>   file: {config_file()}[/dim]", highlight=False

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
 
+from tabagent import frames
 from tabagent.commands.failure import CommandFailed
 from tabagent.commands.owner_socket import native_socket
-from tabagent.runtime import DataDirectory
+from tabagent.runtime import DataDirectory, Running
 from tests.commands.test_serve import run, serving
 
 FOX_ID = "abcdefghijklmnopabcdefghijklmnop"
@@ -138,3 +145,68 @@ def test_a_server_for_browsers_alone_is_asked_over_its_socket(
                     pytest.raises(CommandFailed, match=r"unauthorized|pairing-required"),
                 ):
                     stranger.ask(route, {})
+
+
+def test_after_a_server_for_browsers_alone_was_killed_its_database_is_asked(
+    tmp_path: Path, place: list[str]
+) -> None:
+    with serving(tmp_path, "--mode", "native") as (process, _):
+        process.kill()
+        process.wait()
+    assert (tmp_path / "runtime.json").exists()
+    assert "approved with user" in said("clients", "approve", FOX_ID, *place)
+
+
+@pytest.fixture
+def impostor() -> Iterator[tuple[str, list[str]]]:
+    """Somebody else's server at a port that once was ours; its URL, and the tokens that it got."""
+    got: list[str] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            got.append(self.headers.get("Authorization", ""))
+            body = b'{"status":"ok","data":[],"pending":[]}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", got
+        server.shutdown()
+
+
+def test_who_took_over_the_port_of_a_server_that_died_is_not_told_the_token(
+    tmp_path: Path, place: list[str], impostor: tuple[str, list[str]]
+) -> None:
+    url, got = impostor
+    said("clients", *place)  # makes the directory
+    DataDirectory(tmp_path).announce(Running(1, url, "0"))
+    assert "No server runs" in said("clients", *place)
+    DataDirectory(tmp_path).announce(Running(1, url, "0"))
+    assert "no server is running" in refused("load", "x/y", *place)
+    assert got == []
+
+
+def test_parts_that_come_together_are_all_read(tmp_path: Path) -> None:
+    text = json.dumps({"request_id": "1", "success": True, "data": "x" * 100})
+    parts = [
+        {"request_id": "1", "success": True, "event": "part", "seq": seq, "more": more, "text": t}
+        for seq, more, t in ((0, True, text[:50]), (1, False, text[50:]))
+    ]
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as server, ThreadPoolExecutor(1) as pool:
+        server.bind(path)
+        server.listen()
+
+        def ask() -> Any:
+            with native_socket({"path": path}, FOX) as line:
+                return line.ask("hello", {})
+
+        asked = pool.submit(ask)
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"".join(frames.encode(json.dumps(p).encode()) for p in parts))
+            assert asked.result(5) == "x" * 100

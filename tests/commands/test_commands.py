@@ -77,6 +77,19 @@ def test_config_shows_values_and_sources(monkeypatch: pytest.MonkeyPatch) -> Non
     assert bad.stderr.startswith("Error: port (from TABAGENT_PORT)")
 
 
+def test_config_says_that_the_token_came_from_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a-secret-that-nobody-may-see")
+    monkeypatch.setenv("TABAGENT_TOKEN_FILE", str(secret))
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = run("config").stdout
+    token = next(line for line in shown.splitlines() if line.startswith("token "))
+    assert token.split() == ["token", "(set)", "token_file"]
+    assert "nobody-may-see" not in shown
+
+
 def test_openapi_is_printed_written_and_checked(tmp_path: Path) -> None:
     printed = run("openapi").stdout
     assert json.loads(printed)["openapi"] == "3.1.0"
@@ -96,13 +109,6 @@ def test_version_and_help() -> None:
     for command in ("serve", "chat", "models", "ps", "load", "unload", "openapi", "version"):
         assert command in shown
     assert run("sing").returncode == 2
-
-
-def test_a_command_that_is_still_to_come_says_so() -> None:
-    result = run("service")
-    assert result.returncode == 2
-    assert "`tabagent service` is not in this version" in result.stderr
-    assert ".gguf" in result.stderr
 
 
 def test_one_model_is_shown_with_what_it_takes(tmp_path: Path) -> None:

@@ -169,6 +169,13 @@ def test_a_browser_starts_the_real_server_and_stop_ends_it(
     assert done("stop", *place) == "No server runs.\n"
 
 
+def servers(data_dir: Path) -> list[int]:
+    """The processes that serve this directory, or are about to."""
+    found = psutil.process_iter(["cmdline"])
+    serving = {"serve", str(data_dir)}
+    return [process.pid for process in found if serving <= {*(process.info["cmdline"] or ())}]
+
+
 def test_three_browsers_at_once_start_one_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +189,9 @@ def test_three_browsers_at_once_start_one_server(
             host.send({"request_id": "h", "route": "hello"})
         urls = {host.receive(40)["data"]["url"] for host in (one, two, three)}
         assert len(urls) == 1
+        eventually(lambda: len(servers(tmp_path / "d")) == 1, 20)  # one that came late would stay
     done("stop", "--now", "--data-dir", str(tmp_path / "d"))
+    assert not servers(tmp_path / "d")
 
 
 def test_a_taken_port_keeps_no_browser_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

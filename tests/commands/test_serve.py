@@ -89,6 +89,16 @@ def test_the_lock_of_a_killed_server_is_gone_with_it(tmp_path: Path) -> None:
         httpx.get(f"{url}/health").raise_for_status()
 
 
+def test_a_native_socket_that_cannot_be_made_is_one_line_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "native.sock").mkdir()
+    result = run("serve", "--port", "0", "--data-dir", str(tmp_path))
+    assert result.returncode == 1
+    first, hint = result.stderr.strip().splitlines()[-2:]
+    assert first.startswith("Error: the browser's native socket cannot be made")
+    assert "--mode http" in hint
+    assert "Traceback" not in result.stderr
+
+
 def test_listening_wide_without_a_token_is_refused_with_the_fix(tmp_path: Path) -> None:
     result = run("serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", str(tmp_path))
     assert result.returncode == 78
