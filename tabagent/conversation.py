@@ -20,9 +20,11 @@ import structlog
 from tabagent import errors
 from tabagent.config import Settings
 from tabagent.dispatcher import Dispatcher, Stream
+from tabagent.exchange import EXCHANGE, failed
 from tabagent.operation import Call, Caller, Reply
 from tabagent.replays import Kept
 from tabagent.strict_json import load_object
+from tabagent.telemetry.requests import concerns
 
 log = structlog.get_logger(__name__)
 
@@ -49,14 +51,16 @@ decode: Final = msgspec.json.Decoder(Message).decode
 
 
 class _Running:
-    """`task` runs it; `call` is there once that has begun."""
+    """`task` runs it; `call` is there once that has begun; `over`: the last message has gone out,
+    or is the next to go.
+    """
 
-    __slots__ = ("call", "cancelled", "task")
+    __slots__ = ("call", "cancelled", "over", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.call: Call | None = None
-        self.cancelled = False
+        self.cancelled = self.over = False
 
 
 class Conversation:
@@ -143,6 +147,8 @@ class Conversation:
             error = errors.RequestNotFound(f"no request {request_id} of this connection is running")
             await self._fail(request_id, error)
             return
+        if running.over:
+            return  # one last message is enough
         assert running.task is not None
         running.cancelled = True
         running.task.cancel()
@@ -181,30 +187,35 @@ class Conversation:
     # ---- one request ---------------------------------------------------------------------------
     async def _run(self, message: Message, running: _Running) -> None:
         request_id, head = message.request_id, _head(message.request_id)
+        one = self._dispatcher.requests.begin(self._transport)
         call = running.call = Call.of(self._who(), _uuid(request_id), self._transport)
+        if operation := self._dispatcher.operations.get(message.route):
+            concerns(operation, call)
         try:
             try:
                 payload = self._payload(message)
                 reply = await self._dispatcher.call(message.route, payload, call)
                 if isinstance(reply, Reply):
-                    await self._say(head, b'"data":' + reply.encode() + b"}")
+                    await self._say(head, b'"data":' + reply.encode() + b"}", running)
                 else:
-                    await self._stream(head, reply)
+                    await self._stream(head, reply, running)
             except errors.TabAgentError as error:
                 await self._fail(request_id, error, call)
             except asyncio.CancelledError:
+                one.left()
                 if not running.cancelled or self._closed:
                     raise
                 assert running.task is not None
                 running.task.uncancel()
                 await self._say(head, CANCELLED)
         except ConnectionError:
-            pass  # the client is gone; the transport closes this conversation
+            one.left()  # the client is gone; the transport closes this conversation
         except Exception as error:
             log.error("internal_error", route=message.route, exc_info=error)
             await self._fail(request_id, errors.InternalError(), call)
         finally:
             del self._running[request_id]
+            self._dispatcher.requests.end(one)
 
     def _payload(self, message: Message) -> dict[str, Any]:
         if not message.payload:
@@ -216,7 +227,7 @@ class Conversation:
             raise _too_large(limit)
         return load_object(raw)
 
-    async def _stream(self, head: bytes, events: Stream) -> None:
+    async def _stream(self, head: bytes, events: Stream, running: _Running) -> None:
         seq = 0
         async with aclosing(events):
             async for event in events:
@@ -225,20 +236,28 @@ class Conversation:
                 chunk = b'"event":"chunk","seq":%d,"data":%b}' % (seq, event.encode())
                 await self._say(head, chunk)
                 seq += 1
-        await self._say(head, b'"event":"done","seq":%d}' % seq)
+        await self._say(head, b'"event":"done","seq":%d}' % seq, running)
 
     # ---- what goes out -------------------------------------------------------------------------
     async def _fail(
         self, request_id: str | None, error: errors.TabAgentError, call: Call | None = None
     ) -> None:
+        if call:
+            failed(error.slug)
+        else:
+            self._dispatcher.requests.refuse(error.slug, self._transport)
         document = errors.problem(error, call.request_id if call else str(uuid.uuid4()))
         body = json.dumps(document, ensure_ascii=False).encode(errors="replace")
         with suppress(ConnectionError):
             await self._say(_head(request_id, b"false"), b'"error":' + body + b"}")
 
-    async def _say(self, head: bytes, rest: bytes) -> None:
+    async def _say(self, head: bytes, rest: bytes, ends: _Running | None = None) -> None:
         message = head + rest
+        if one := EXCHANGE.get():
+            one.sent += len(message)
         if len(message) <= self._most:
+            if ends:
+                ends.over = True
             await self._send(message)
             return
         head = head.replace(b'"success":false,', b'"success":true,')  # a part fails nothing

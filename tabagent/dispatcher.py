@@ -25,6 +25,7 @@ from tabagent.operation import UNSUPPORTED, Access, Call, Event, Operation, Repl
 from tabagent.parameters.lasting import LastingParameters
 from tabagent.presence import Presence
 from tabagent.replays import Replays
+from tabagent.telemetry.requests import Requests, about
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,9 @@ class Dispatcher:
         presence: Presence | None = None,
         replays: Replays | None = None,
         resume_ttl_s: float = 60,
+        requests: Requests | None = None,
     ) -> None:
+        self.requests = requests or Requests()
         self.operations = {op.name: op for op in operations}
         self.draining = False
         self.active = 0
@@ -66,6 +69,8 @@ class Dispatcher:
         if self.draining and operation.access is not Access.PUBLIC:
             raise ShuttingDown(retry_after=5)
         request = validate(operation, payload)
+        if operation.access is Access.ADMIN:
+            about(request)
         if not operation.streams:
             return await self._guarded(operation, call, operation.handler(request, call))
         streamed = bool(getattr(request, "stream", False))
@@ -77,7 +82,7 @@ class Dispatcher:
     def cancel(self, call: Call) -> None:
         """The caller does not want the answer any more, also when that would outlive it."""
         if self._replays:
-            self._replays.cancel(call.request_id)
+            self._replays.cancel(call)
 
     async def _lasting(
         self,
@@ -100,7 +105,17 @@ class Dispatcher:
         if not alone:
             return replay.driven(events)
         replay.run(events, float("inf") if request.detach else ttl_s)
-        return replay.follow(0) if streamed else await replay.whole()
+        return self._followed(replay.follow(0)) if streamed else await replay.whole()
+
+    async def _followed(self, events: Stream) -> Stream:
+        """Active until its client has all of it, which may be long after it was written."""
+        self.active += 1
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+        finally:
+            self.active -= 1
 
     async def _guarded(self, operation: Operation, call: Call, work: Awaitable[Reply]) -> Reply:
         self.active += 1
@@ -125,6 +140,7 @@ class Dispatcher:
                 with _Stay(self._presence, call) as stay:
                     while (event_ := await stay.wait(anext(events, None))) is not None:
                         yield event_
+                        stay.check()
         except Exception as error:
             raise _typed(error, operation, call) from error
         finally:
@@ -148,16 +164,19 @@ class _Stay:
 
     def _leave(self) -> None:
         self._expelled = True
-        if self._waiting:
-            self._waiting.cancel()
+        if self._waiting and self._waiting is not asyncio.current_task():
+            self._waiting.cancel()  # who revokes itself is told that it did
+
+    def check(self) -> None:
+        """Raises Unauthorized where the extension was revoked while nobody waited."""
+        if self._expelled:
+            raise Unauthorized("this client has been revoked")
 
     async def wait(self, work: Awaitable[Value]) -> Value:
         """Wait for a part of it. Raises Unauthorized once the extension has been revoked."""
         me = self._waiting = asyncio.current_task()
         assert me is not None
         try:
-            if self._expelled:
-                me.cancel()
             return await work
         except asyncio.CancelledError:
             if not self._expelled:

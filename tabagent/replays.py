@@ -7,6 +7,7 @@ on for a while without anybody. Both are written down here, event by event, with
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -21,6 +22,7 @@ Events = AsyncGenerator[Reply | Event, None]
 Collect = Callable[[AsyncIterator[Reply | Event]], Awaitable[Reply]]
 LEAD: Final = 256  # events that an answer may be ahead of the quickest of those who follow it
 EVENT_BYTES: Final = 256  # what keeping one costs beside what it says
+ANSWER_BYTES: Final = 2048  # what keeping an answer costs beside its events
 
 
 class Replayed(Reply):
@@ -69,7 +71,7 @@ class Replay:
         self.first = self.next = self.size = 0
         self.ended = False
         self.error: TabAgentError | None = None
-        self.on_end: Callable[[], None] = lambda: None
+        self.on_end: Callable[[Replay], None] = lambda _: None
         self._room = room
         self._kept: list[Kept] = []
         self._followers: set[_Follower] = set()
@@ -91,9 +93,14 @@ class Replay:
         return kept
 
     def _trim(self) -> None:
-        """Forget the oldest, an eighth at once."""
+        """Forget the oldest, an eighth at once; of what waits for its followers, nothing that the
+        quickest of them has not had.
+        """
+        most = len(self._kept)
+        if self._task and self._followers:
+            most = self._quickest() - self.first
         goes = 0
-        while self.size > self._room * 7 // 8 and goes < len(self._kept):
+        while self.size > self._room * 7 // 8 and goes < most:
             self.size -= len(self._kept[goes].data) + EVENT_BYTES
             goes += 1
         del self._kept[:goes]
@@ -102,12 +109,13 @@ class Replay:
     def end(self, error: TabAgentError | None = None) -> None:
         if self.ended:
             return
-        self.ended, self.error = True, error
+        # A copy: the traceback of the one that was raised holds on to all of the request.
+        self.ended, self.error = True, copy.copy(error)
         if self._timer:
             self._timer.cancel()
         for follower in self._followers:
             follower.woken.set()
-        self.on_end()
+        self.on_end(self)
 
     async def driven(self, events: Events) -> Events:
         """The events, for the client that drives them: when it goes, they end."""
@@ -147,8 +155,15 @@ class Replay:
             self.end()
 
     def _too_far(self) -> bool:
-        followers = self._followers
-        return bool(followers) and self.next - max(f.at for f in followers) > LEAD
+        """Whether the next event has to wait for those who follow."""
+        if not self._followers:
+            return False
+        if self.size > self._room:
+            self._trim()
+        return self.next - self._quickest() > LEAD or self.size > self._room
+
+    def _quickest(self) -> int:
+        return max(follower.at for follower in self._followers)
 
     def cancel(self) -> None:
         if self._task and not self.ended:
@@ -180,7 +195,7 @@ class Replay:
                     self._caught_up.set()
                 if self.ended:
                     if self.error:
-                        raise self.error
+                        raise copy.copy(self.error)  # each raising adds to what one holds on to
                     return
                 await me.woken.wait()
         finally:
@@ -229,49 +244,57 @@ class Replays:
     def __init__(self, *, keep_s: float, detached_keep_s: float, room: int, total: int) -> None:
         self._keep_s, self._detached_keep_s = keep_s, detached_keep_s
         self._room, self._total = room, total
-        self._replays: dict[str, Replay] = {}
+        self._replays: dict[tuple[str, str], Replay] = {}  # by caller and request id
+        self._written: set[Replay] = set()  # that have not ended
+        self._over: dict[Replay, asyncio.TimerHandle] = {}  # that have, the first one first
+        self._over_bytes = 0
 
     def begin(
         self, call: Call, collect: Collect, *, streamed: bool, detach: bool, ttl_s: float
     ) -> Replay:
         """One more answer. Raises Conflict while another one of this id is written."""
-        before = self._replays.pop(call.request_id, None)
-        if before and not before.ended:
-            self._replays[call.request_id] = before
-            raise Conflict("a request with this id is running")
+        key = call.caller, call.request_id
+        if before := self._replays.get(key):
+            if not before.ended:
+                raise Conflict("a request with this id is running")
+            self._forget(before)
         keep_s = max(self._keep_s, ttl_s, self._detached_keep_s if detach else 0)
         replay = Replay(call, collect, keep_s, self._room, streamed=streamed)
-        self._replays[call.request_id] = replay
-        replay.on_end = lambda: self._ended(replay)
+        self._replays[key] = replay
+        self._written.add(replay)
+        replay.on_end = self._ended
         return replay
+
+    @property
+    def count(self) -> int:
+        return len(self._replays)
+
+    @property
+    def size(self) -> int:
+        """Bytes of them all."""
+        return sum(replay.size for replay in self._replays.values())
 
     def find(self, request_id: str, caller: str) -> Replay | None:
         """The answer, when it is this caller's."""
-        found = self._replays.get(request_id)
-        return found if found and found.call.caller == caller else None
+        return self._replays.get((caller, request_id))
 
-    def cancel(self, request_id: str) -> None:
-        """Its client does not want it any more."""
-        if found := self._replays.get(request_id):
+    def cancel(self, call: Call) -> None:
+        """Who made this call does not want the answer any more that the call began."""
+        found = self._replays.get((call.caller, call.request_id))
+        if found and found.call is call:
             found.cancel()
 
-    def expel(self, caller: str) -> None:
-        """Its caller may not have it any more."""
-        for request_id, replay in list(self._replays.items()):
-            if replay.call.caller == caller:
-                replay.cancel()
-                if replay.ended:
-                    del self._replays[request_id]
-
     def _ended(self, replay: Replay) -> None:
-        asyncio.get_running_loop().call_later(replay.keep_s, self._forget, replay)
-        over = sum(one.size for one in self._replays.values()) - self._total
-        for old in [one for one in self._replays.values() if one.ended and one is not replay]:
-            if over <= 0:
-                break
-            over -= old.size
-            self._forget(old)
+        """Keep it for a while. For those that ended before it there may be no room any more."""
+        self._written.discard(replay)
+        loop = asyncio.get_running_loop()
+        self._over[replay] = loop.call_later(replay.keep_s, self._forget, replay)
+        self._over_bytes += replay.size + ANSWER_BYTES
+        room = self._total - sum(one.size for one in self._written)
+        while self._over_bytes > room and len(self._over) > 1:
+            self._forget(next(iter(self._over)))
 
     def _forget(self, replay: Replay) -> None:
-        if self._replays.get(replay.call.request_id) is replay:
-            del self._replays[replay.call.request_id]
+        self._over.pop(replay).cancel()  # or the timer would hold on to it until its time
+        self._over_bytes -= replay.size + ANSWER_BYTES
+        del self._replays[replay.call.caller, replay.call.request_id]

@@ -19,6 +19,7 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 SOCKET_PATH: Final = 100  # bytes; 104 are too many on macOS
+LOOKED_AT_S: Final = 0.2  # a command that looks whether the lock is held holds it, for no time
 
 
 class DirectoryInUse(Exception):
@@ -48,7 +49,7 @@ class DataDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(path / "lock", timeout=0)
+        self._lock = FileLock(path / "lock", timeout=LOOKED_AT_S)
 
     def take(self) -> None:
         """Create the directory and lock it until `release` or death. Raises DirectoryInUse."""
@@ -80,6 +81,21 @@ class DataDirectory:
         try:
             return Running(**json.loads((self.path / "runtime.json").read_text()))
         except (OSError, ValueError, TypeError):
+            return None
+
+    def serving(self) -> Running | None:
+        """The server that runs here: it holds the lock. Another's word for it may be forged, by
+        who took over the port of one that died.
+        """
+        running = self.running()
+        if running is None:
+            return None
+        try:
+            with FileLock(self.path / "lock", timeout=0):
+                return None
+        except Timeout:
+            return running
+        except OSError:
             return None
 
     def token(self) -> str:

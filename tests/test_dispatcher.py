@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
@@ -22,6 +23,7 @@ from tabagent.errors import (
 )
 from tabagent.operation import Access, Call, Operation, Reply, Request
 from tabagent.parameters import NotYet
+from tabagent.presence import Presence
 
 
 class Item(Request):
@@ -99,6 +101,19 @@ async def test_closing_a_stream_closes_the_handler(door: Dispatcher) -> None:
     await events.aclose()
     assert mine.request_id in closed
     assert door.active == 0
+
+
+async def test_who_is_revoked_while_an_event_is_sent_is_told_so_and_not_cut_off() -> None:
+    presence = Presence()
+    door = Dispatcher([Operation("say", "POST /say", say, collect=whole)], presence=presence)
+    mine = Call(str(uuid.uuid4()), Access.USER, "cl_1", "test", "chrome-extension://a")
+    events: Any = await door.call("say", {"stream": True}, mine)
+    await anext(events)
+    presence.expel("cl_1")
+    with pytest.raises(Unauthorized):
+        await anext(events)
+    await asyncio.sleep(0)  # as a transport waits: nothing is left that would cancel it
+    assert door.active == presence.count("cl_1") == 0
 
 
 async def test_an_unknown_operation_is_not_found(door: Dispatcher) -> None:

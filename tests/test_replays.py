@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 import uuid
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +84,10 @@ async def test_an_error_is_every_followers_error_after_what_came_before() -> Non
     replay = begin(kept(), call())
     replay.run(words(3, error=WorkerCrashed()), 60)
     for _ in range(2):
-        heard = []
+        events = replay.follow(0)
+        assert [(await anext(events)).seq for _ in range(3)] == [0, 1, 2]
         with pytest.raises(WorkerCrashed):
-            async for one in replay.follow(0):
-                heard.append(one.seq)
-        assert heard == [0, 1, 2]
+            await anext(events)
 
 
 async def test_the_oldest_events_go_when_there_are_too_many_and_are_gone() -> None:
@@ -143,7 +145,7 @@ async def test_two_answers_of_one_id_do_not_run_at_once() -> None:
     first.run(words(100, 0.001), 60)
     with pytest.raises(Conflict):
         begin(replays, mine)
-    replays.cancel(mine.request_id)
+    replays.cancel(mine)
     with pytest.raises(Gone):
         await seqs(first)
     assert begin(replays, mine) is replays.find(mine.request_id, "me")
@@ -172,6 +174,79 @@ async def test_all_answers_together_are_bounded() -> None:
     assert found[0] is None, "the oldest went"
     assert found[-1] is not None
     assert sum(one.size for one in found if one) <= 2**17
+
+
+async def written(replay: Replay, events: Words) -> None:
+    replay.run(events, 60)
+    while not replay.ended:
+        await asyncio.sleep(0.001)
+
+
+async def test_an_answer_is_cancelled_by_the_call_that_began_it_alone() -> None:
+    replays, mine = kept(), call()
+    replay = begin(replays, mine)
+    replay.run(words(100, 0.001), 60)
+    for other in (replace(mine, caller="other"), replace(mine)):
+        replays.cancel(other)
+    begin(replays, replace(mine, caller="other"))  # has its own of that id
+    assert await seqs(replay) == list(range(100))
+
+
+async def test_what_is_forgotten_is_let_go_of() -> None:
+    replays = kept(total=2**17)
+    kept_ones = []
+    for _ in range(12):
+        replay = begin(replays, call())
+        await written(replay, words(400))
+        kept_ones.append(weakref.ref(replay))
+    del replay
+    gc.collect()
+    assert sum(one() is not None for one in kept_ones) < 4
+
+
+async def test_answers_that_failed_at_once_are_bounded_too() -> None:
+    replays = kept(total=2**17)
+    for _ in range(1000):
+        begin(replays, call()).end(WorkerCrashed())
+    assert replays.count < 100
+
+
+async def test_the_error_of_an_answer_holds_on_to_nothing_of_its_request() -> None:
+    class Payload:
+        pass
+
+    async def failing(payload: Payload) -> Words:
+        yield Word(text="a")
+        raise WorkerCrashed("why", tokens_sent=1)
+
+    payload = Payload()
+    held = weakref.ref(payload)
+    replay = begin(kept(), call())
+    await written(replay, failing(payload))
+    del payload
+    for _ in range(3):
+        with pytest.raises(WorkerCrashed) as raised:
+            await seqs(replay)
+        assert (raised.value.detail, raised.value.members) == ("why", {"tokens_sent": 1})
+    gc.collect()
+    assert held() is None
+    assert replay.error is not None and replay.error.__traceback__ is None
+
+
+async def test_a_slow_follower_of_large_events_loses_none_of_them() -> None:
+    async def large() -> Words:
+        for number in range(200):
+            yield Word(text=f"{number}" + "x" * (2**17 if number == 100 else 2000))
+
+    replay = begin(kept(), call())
+    replay.run(large(), 60)
+    found = []
+    async for one in replay.follow(0):
+        found.append(one.seq)
+        await asyncio.sleep(0.001)
+        assert replay.size <= 2**16 + 2**18
+    assert found == list(range(200))
+    assert replay.size <= 2**16
 
 
 # ---- over HTTP ----------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ export class Conversation {
   receive(message, size = 0) {
     if (message.event === "part") return this.#join(message);
     if (message.request_id === null) return this.#general(message);
+    this.#parts.delete(message.request_id); // of a message that was cut off by this one
     const request = this.#running.get(message.request_id);
     if (!request) return undefined; // cancelled, or fallen behind
     if (message.event === "chunk") return this.#chunk(message, request, size);

@@ -7,20 +7,32 @@ commit waits for it (`synchronous=FULL`); PostgreSQL does the same unless it is 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
+from tabagent.errors import DatabaseBusy
 from tabagent.stores.connection import Connection
 from tabagent.stores.migrations import MIGRATIONS, Dialect, Migrations
 from tabagent.stores.postgres import PostgresServer
 from tabagent.stores.sqlite_file import SqliteFile
+from tabagent.stores.unusable import DatabaseUnusable
 
 if TYPE_CHECKING:
     from tabagent.stores.postgres import PostgresEngine
     from tabagent.stores.sqlite_engine import SqliteEngine
+
+
+log = structlog.get_logger(__name__)
+
+PROBE_S: Final = 2.0  # that looking whether it can be used may take
+PROBE_EVERY_S: Final = 1.0  # whoever asks sooner gets the last answer
 
 
 class Database:
@@ -37,6 +49,9 @@ class Database:
         )
         self._engine: SqliteEngine | PostgresEngine | None = None
         self._opening = asyncio.Lock()
+        self._place = place
+        self._probe: asyncio.Task[None] | None = None
+        self._probed_at = 0.0
         # SQLite lets one write at a time; who waits here is woken in turn and need not ask again.
         self._turn = asyncio.Lock() if self._side.one_writer else None
 
@@ -61,6 +76,28 @@ class Database:
         Blocks. Raises DatabaseUnusable.
         """
         return self._side.run(statement) if self.made else []
+
+    async def usable(self) -> None:
+        """Raises DatabaseBusy where it cannot be read. Looks at most once a second."""
+        if self._probe is None or (
+            self._probe.done() and monotonic() - self._probed_at > PROBE_EVERY_S
+        ):
+            self._probed_at = monotonic()
+            self._probe = asyncio.create_task(asyncio.to_thread(self._look))
+            self._probe.add_done_callback(_say_why)
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await asyncio.shield(self._probe)
+        except (TimeoutError, DatabaseUnusable) as error:
+            raise DatabaseBusy("the database cannot be used; the log has the cause") from error
+
+    def _look(self) -> None:
+        if self.made:
+            self._side.run("SELECT version FROM schema_version")
+        elif self._engine is not None:
+            raise DatabaseUnusable("the file is gone", "stop the server and put it back")
+        elif isinstance(self._place, Path) and not os.access(self._place.parent, os.W_OK):
+            raise DatabaseUnusable("its directory cannot be written to", "look at its rights")
 
     @asynccontextmanager
     async def writing(self) -> AsyncGenerator[Connection, None]:
@@ -107,6 +144,11 @@ class Database:
                 engine = await asyncio.to_thread(make)
                 self._engine = engine
             return engine
+
+
+def _say_why(probe: asyncio.Task[None]) -> None:
+    if not probe.cancelled() and (error := probe.exception()):
+        log.warning("database_not_usable", why=str(error))
 
 
 def place_of(url: str | None, file: Path) -> Path | str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import CursorResult, Executable
 
 THREADS: Final = 4
+CONNECTIONS: Final = 15
 T = TypeVar("T")
 
 
@@ -28,7 +29,15 @@ class SqliteEngine:
         from sqlalchemy import create_engine, event
 
         self._threads = ThreadPoolExecutor(THREADS, "sqlite")
-        self._engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+        # Who waits for a connection waits here: in a thread of ours it would keep those from going
+        # on that have one.
+        self._room = asyncio.Semaphore(CONNECTIONS)
+        self._engine = create_engine(
+            f"sqlite:///{path}",
+            connect_args={"check_same_thread": False},
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+        )
 
         def connected(connection: Any, record: object) -> None:
             connection.isolation_level = None  # we begin, not the driver
@@ -49,17 +58,18 @@ class SqliteEngine:
     async def transaction(self, *, reading: bool) -> AsyncGenerator[SqliteConnection, None]:
         """What was written in the block is on the disk at its end. Raises DBAPIError."""
         engine = self._reading if reading else self._engine
-        connection = await self._run(engine.connect)
-        try:
-            yield SqliteConnection(connection, self._run)
-            if not reading:
-                await self._run(connection.commit)
-        except BaseException:
-            if not reading:
-                await self._run(connection.rollback)
-            raise
-        finally:
-            connection.close()  # back into the pool
+        async with self._room:
+            connection = await self._run(engine.connect)
+            try:
+                yield SqliteConnection(connection, self._run)
+                if not reading:
+                    await self._run(connection.commit)
+            except BaseException:
+                if not reading:
+                    await self._run(connection.rollback)
+                raise
+            finally:
+                connection.close()  # back into the pool
 
     async def _run(self, work: Callable[[], T]) -> T:
         """In a thread; whoever is cancelled waits until it has ended, so that no two use one

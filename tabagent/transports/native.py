@@ -57,11 +57,20 @@ class NativeServer:
         self._path: Path | None = None
         self._token = ""
         self._connections: set[asyncio.Task[Any]] = set()
+        self._open: dict[Conversation, asyncio.StreamWriter] = {}
         self.address: dict[str, Any] | None = None  # as `runtime.json` has it, while it listens
 
     @property
     def connections(self) -> int:
         return len(self._connections)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a host has yet to be told something, or to read it."""
+        return any(
+            conversation.running or writer.transport.get_write_buffer_size()
+            for conversation, writer in self._open.items()
+        )
 
     async def start(self) -> None:
         """Listen. Raises OSError."""
@@ -96,7 +105,7 @@ class NativeServer:
         try:
             if len(self._connections) <= MOST_CONNECTIONS and self._is_ours(writer):
                 await self._serve(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
+        except (OSError, asyncio.IncompleteReadError):
             pass  # the host is gone
         except frames.FrameError as error:
             log.info("native_frame_refused", reason=str(error))
@@ -112,12 +121,22 @@ class NativeServer:
         if preface is None:
             return
 
-        async def send(message: bytes) -> None:
+        turn = asyncio.Lock()
+
+        def write(message: bytes) -> None:
             if writer.is_closing():
                 raise ConnectionAbortedError("the host is gone")
             writer.write(frames.encode(message))
-            if writer.transport.get_write_buffer_size() > UNREAD:
-                await self._until_read(writer)
+
+        async def send(message: bytes) -> None:
+            behind = writer.transport.get_write_buffer_size() > UNREAD
+            if not behind and not turn.locked():
+                write(message)
+                return
+            async with turn:  # all at once they would fill the buffer again, far beyond its bound
+                if writer.transport.get_write_buffer_size() > UNREAD:
+                    await self._until_read(writer)
+                write(message)
 
         conversation = Conversation(
             self._dispatcher,
@@ -127,10 +146,12 @@ class NativeServer:
             transport="native",
             most=MOST,
         )
+        self._open[conversation] = writer
         try:
             while True:
                 await conversation.receive(await read_frame(reader, frames.MAX_FRAME))
         finally:
+            del self._open[conversation]
             await conversation.close()
 
     async def _until_read(self, writer: asyncio.StreamWriter) -> None:
@@ -146,7 +167,7 @@ class NativeServer:
         body = await read_frame(reader, PREFACE_BYTES)
         try:
             preface = msgspec.json.decode(body, type=Preface)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             log.info("native_preface_refused", reason="not a preface")
             return None
         if self._token and not hmac.compare_digest(preface.token.encode(), self._token.encode()):

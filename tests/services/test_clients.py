@@ -473,6 +473,22 @@ async def test_over_native_who_waits_is_told_at_once(gateway: Gateway) -> None:
         assert (await waiting).state == "paired"
 
 
+async def test_who_revokes_and_leaves_has_revoked_all_the_same(gateway: Gateway) -> None:
+    made = await ask(gateway, "approve_client", extension_id=FOX_ID)
+    left = asyncio.Event()
+    with gateway.presence.here(made.id, left.set):
+        async with gateway.clients._turn:  # as long as the disk takes
+            revoking = asyncio.create_task(ask(gateway, "revoke_client", client_id=made.id))
+            while gateway.dispatcher.active == 0:
+                await asyncio.sleep(0)
+            revoking.cancel()
+            await asyncio.wait([revoking], timeout=5)
+            assert revoking.cancelled()
+        async with asyncio.timeout(5):
+            await left.wait()
+    assert gateway.clients.get(made.id) is None
+
+
 async def test_an_add_on_of_firefox_says_where_its_pages_are(gateway: Gateway) -> None:
     await ask(gateway, "approve_client", extension_id="owl@birds.example")
     paired = await ask(gateway, "pair", native(gateway, OWL), http_origin=OWL_PAGE)

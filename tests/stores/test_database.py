@@ -195,6 +195,20 @@ async def test_a_database_that_another_program_writes_is_busy_then_works(
     await database.close()
 
 
+async def test_more_readers_than_connections_take_turns(file: Path) -> None:
+    prepare(file)
+    database = Database(file)
+
+    async def read() -> None:
+        async with database.reading() as connection:
+            for _ in range(2):
+                await connection.execute(text("SELECT version FROM schema_version"))
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(read() for _ in range(200)))
+    await database.close()
+
+
 async def test_a_full_disk_saves_nothing_and_the_next_write_works(file: Path) -> None:
     database = Database(file)
     saved = SavedSettings(database)

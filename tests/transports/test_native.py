@@ -10,6 +10,7 @@ import struct
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,28 @@ def test_a_slow_reader_holds_up_its_streams_and_nobody_else(server: LiveServer) 
                 over += 1
 
 
+def test_what_waits_for_a_host_is_bounded_however_many_requests_run(
+    server: LiveServer, extension: NativeClient
+) -> None:
+    said = [{"role": "user", "content": "x" * 200_000}]
+    session = {"tabagent_session": 1, "session": {"title": "x"}, "messages": said}
+    made = extension.reply("import_session", {"data": session})["data"]
+    with NativeClient(server) as slow:
+        slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for _ in range(100):
+            slow.ask("export_session", {"session_id": made["id"]})
+        eventually(lambda: running(server) == 0 and unread(server), 10)
+        assert max(unread(server)) < 3 * MOST
+        assert all(slow.hear()["success"] for _ in range(100))
+    server.client.delete(f"/v1/sessions/{made['id']}")
+
+
+def unread(server: LiveServer) -> list[int]:
+    """Bytes that wait for each host."""
+    writers = list(server.gateway.native._open.values())
+    return [size for writer in writers if (size := writer.transport.get_write_buffer_size())]
+
+
 def test_who_does_not_read_at_all_is_cut_off(tmp_path: Path) -> None:
     with LiveServer(tmp_path, extra=fake_models(), write_stall_s=0.5, resume_ttl_s=0) as server:
         approve(server)
@@ -336,6 +359,24 @@ def test_cancel_ends_an_answer_that_could_be_followed_again(
     extension.say(request_id=request_id, route="cancel")
     assert extension.last(request_id)["event"] == "cancelled"
     eventually(lambda: server.idle(), 1)
+
+
+def test_the_end_of_the_server_waits_for_what_has_not_been_read(tmp_path: Path) -> None:
+    with LiveServer(tmp_path, extra=fake_models(), drain_s=20) as server:
+        approve(server)
+        with NativeClient(server) as client, ThreadPoolExecutor(1) as pool:
+            client.ask("chat", chat("900"))
+            eventually(lambda: running(server) > 0, 15)
+            eventually(lambda: running(server) == 0, 15)  # written, and most of it not yet read
+            ended = pool.submit(server.stop)
+            time.sleep(0.3)
+            heard = [client.hear()]
+            while heard[-1].get("event") == "chunk":
+                heard.append(client.hear())
+            assert heard[-1]["event"] == "done"
+            began = time.monotonic()
+            ended.result(20)
+            assert time.monotonic() - began < 5
 
 
 # ---- who may ----------------------------------------------------------------------------------
@@ -397,6 +438,20 @@ def test_an_answer_belongs_to_who_asked_for_it(server: LiveServer, extension: Na
     assert extension.last(again)["event"] == "done"
 
 
+def test_nobody_cancels_the_answer_of_another_by_its_id(
+    server: LiveServer, extension: NativeClient
+) -> None:
+    request_id = extension.ask("chat", chat("30 sleep"))
+    extension.hear()
+    with NativeClient(server, f"chrome-extension://{'c' * 32}/") as stranger:
+        assert stranger.reply("hello")["success"]
+        stranger.ask("pair", {"wait_s": 20}, request_id)
+        assert stranger.reply("health")["success"]  # by now it has begun
+        stranger.say(request_id=request_id, route="cancel")
+        assert stranger.last(request_id)["event"] == "cancelled"
+    assert extension.last(request_id)["event"] == "done"
+
+
 # ---- the socket itself --------------------------------------------------------------------------
 def test_only_this_user_reaches_the_socket(server: LiveServer) -> None:
     address = server.gateway.native.address
@@ -412,6 +467,26 @@ def test_only_this_user_reaches_the_socket(server: LiveServer) -> None:
 def test_a_connection_without_a_preface_is_closed(server: LiveServer, preface: Any) -> None:
     with NativeClient(server, preface=preface) as client:
         assert client.raw() is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"origin":"\xff"}', b'{"origin":"\\ud800"}', b'{"x":' + b"[" * 60_000],
+    ids=lambda body: str(body[:16]),
+)
+def test_a_preface_that_cannot_be_read_is_no_internal_error(
+    server: LiveServer, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = server.gateway.native.address
+    assert address is not None
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(address["path"])
+        connection.sendall(struct.pack("=I", len(body)) + body)
+        with suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+    eventually(lambda: not server.gateway.native.connections)
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_a_frame_over_the_limit_closes_the_connection(server: LiveServer) -> None:

@@ -17,6 +17,7 @@ import structlog
 from tabagent import __version__
 from tabagent.errors import NotFound, OriginNotAllowed, RateLimited
 from tabagent.journal import Journal
+from tabagent.logs import audit
 from tabagent.operation import Access, Call, NoParameters
 from tabagent.parameters import invalid
 from tabagent.parameters.extensions import (
@@ -43,6 +44,7 @@ from tabagent.services.clients.shapes import (
     moment,
 )
 from tabagent.stores.clients import Client, ClientStore
+from tabagent.stores.durable import durably
 
 log = structlog.get_logger(__name__)
 
@@ -119,7 +121,7 @@ class Clients:
         self._check_origin(request, call)
         client = self._known(call)
         if client is not None:
-            return await self._paired(client, request.http_origin or "")
+            return await self._paired(client, request.http_origin or "", call)
         pairing, new = self._pairing(request, call)
         if not new and request.wait_s and not self._stopped:
             with suppress(TimeoutError):
@@ -127,7 +129,7 @@ class Clients:
                     await pairing.answered.wait()
         approved = self._store.get(pairing.client_id) if pairing.client_id else None
         if approved is not None:
-            return await self._paired(approved, pairing.http_origin)
+            return await self._paired(approved, pairing.http_origin, call)
         return PairReply(
             state="pending",
             code=pairing.code,
@@ -157,6 +159,9 @@ class Clients:
         By its id alone only those are let in for whom the browser vouches. Who is approved already
         gets the name and the access of now.
         """
+        return await durably(self._approve(request, call))
+
+    async def _approve(self, request: ApproveClient, call: Call) -> ClientInfo:
         pairing, origin = self._wanted(request)
         before = self._store.of_origin(origin)
         known = before or pairing or self._pairings.vouched_for(origin)
@@ -167,18 +172,37 @@ class Clients:
             if asker is not None:
                 self._pairings.approve(asker, client.id)
         self._note(client, "changed" if before else "approved")
-        log.info("client_approved", client=client.id, origin=origin, access=client.access.name)
+        audit.info(
+            "client_approved",
+            client=client.id,
+            origin=origin,
+            access=client.access.name.lower(),
+            **_by(call),
+        )
         return self._info(client)
 
     async def revoke(self, request: ClientName, call: Call) -> RevokedClient:
         """Forget a client: its tokens are worth nothing, and what it has open ends at once."""
         client = self.find(request.client_id)
-        await self._store.revoke(client.id)
+
+        def forgotten(done: asyncio.Task[Client]) -> None:
+            if not (done.cancelled() or done.exception()):
+                self._shut_out(client, call)
+
+        forgetting = asyncio.create_task(self._store.revoke(client.id))
+        try:
+            await asyncio.shield(forgetting)
+        except asyncio.CancelledError:  # who revokes has left, and it is done all the same
+            forgetting.add_done_callback(forgotten)
+            raise
+        self._shut_out(client, call)
+        return RevokedClient(id=client.id, origin=client.origin, name=client.name)
+
+    def _shut_out(self, client: Client, call: Call) -> None:
         self._pairings.end_of(client.origin)
         self._presence.expel(client.id)
         self._note(client, "revoked")
-        log.info("client_revoked", client=client.id, origin=client.origin)
-        return RevokedClient(id=client.id, origin=client.origin, name=client.name)
+        audit.info("client_revoked", client=client.id, origin=client.origin, **_by(call))
 
     def find(self, named: str) -> Client:
         """A client by its id or its extension's. Raises NotFound."""
@@ -246,8 +270,9 @@ class Clients:
         )
         return pairing
 
-    async def _paired(self, client: Client, http_origin: str) -> PairReply:
+    async def _paired(self, client: Client, http_origin: str, call: Call) -> PairReply:
         token = await self._store.issue_token(client.id, http_origin)
+        audit.info("client_paired", client=client.id, origin=client.origin, **_by(call))
         return PairReply(
             state="paired",
             token=token,
@@ -298,6 +323,11 @@ class Clients:
             state=state,
         )
         self._journal.note("client", client.id, change)
+
+
+def _by(call: Call) -> dict[str, str]:
+    who = call.caller or "nobody"
+    return {"caller": who, "transport": call.transport, "request_id": call.request_id}
 
 
 def _id(origin: str) -> str:
