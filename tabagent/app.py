@@ -24,6 +24,7 @@ from tabagent.engine.meter import Meters
 from tabagent.engine.pooling import PoolingRequests
 from tabagent.engine.supervisor import Supervisor
 from tabagent.errors import TabAgentError
+from tabagent.exposition import Sources, expose
 from tabagent.hardware.devices import Look
 from tabagent.hardware.findings import Memory
 from tabagent.hardware.limits import memory
@@ -81,8 +82,13 @@ from tabagent.stores.clients import ClientStore
 from tabagent.stores.database import Database, place_of
 from tabagent.stores.records import Records
 from tabagent.stores.settings import SavedSettings
+from tabagent.telemetry.event_loop import Lag
+from tabagent.telemetry.requests import Requests
+from tabagent.telemetry.traces import Traces, traces
 from tabagent.transports import http, webrtc
+from tabagent.transports.exchanges import Exchanges
 from tabagent.transports.gate import OWNER, Gate
+from tabagent.transports.metrics import metrics_route
 from tabagent.transports.native import NativeServer
 from tabagent.transports.pages import page_routes
 
@@ -141,10 +147,17 @@ class Gateway:
             presence=self.presence,
             replays=self.replays,
             resume_ttl_s=settings.resume_ttl_s,
+            requests=Requests(access_log=settings.logs_access),
         )
         self.services.system.table = self.dispatcher.operations.values()
+        self.services.system.draining = lambda: self.dispatcher.draining
+        self.lag = Lag()
+        self._traces: Traces | None = None
         table = self.dispatcher.operations.values()
-        self.pages = page_routes(lambda: document(table), lambda: self.services.models.selected)
+        self.pages = [
+            *page_routes(lambda: document(table), lambda: self.services.models.selected),
+            metrics_route(lambda accept: expose(self._sources(), accept)),
+        ]
         application = http.build(
             http.operation_routes(self.dispatcher, settings, self.presence), self.pages
         )
@@ -155,7 +168,8 @@ class Gateway:
         )
         self.services.webrtc.answer_offer = self.peers.answer
         self.hurry = False  # set by a second signal: stop without draining
-        self.asgi: ASGIApp = Gate(application, settings, token, lambda: self.port, self.clients)
+        gate = Gate(application, settings, token, lambda: self.port, self.clients)
+        self.asgi: ASGIApp = Exchanges(gate, self.dispatcher.requests)
 
     @property
     def url(self) -> str | None:
@@ -164,6 +178,20 @@ class Gateway:
             return None
         host = EVERYWHERE.get(self.settings.host, self.settings.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def _sources(self) -> Sources:
+        """What is counted, for Prometheus."""
+        return Sources(
+            self.dispatcher,
+            self.supervisor,
+            self.services.stats.meters,
+            self.services.library,
+            self.services.pulls,
+            self.replays,
+            self.lag,
+            native=lambda: self.native.connections,
+            peers=lambda: self.peers.count,
+        )
 
     def _transports(self) -> list[str]:
         """What a client can come over now."""
@@ -203,6 +231,7 @@ class Gateway:
         self.saved.read()
         self.clients.read()
         self.records.recover()
+        self._traces = self.dispatcher.requests.trace = traces(self.settings.otlp_endpoint)
 
     async def open(self) -> None:
         """Listen for the browser's hosts, where that is wanted. Raises OSError, UnsafeFile."""
@@ -213,6 +242,7 @@ class Gateway:
         """Go on with what an earlier server left, once this one listens."""
         self.services.library.start()
         self.services.enrichment.start()
+        self.lag.start()
 
     async def stop(self) -> None:
         """Refuse what is new, let running answers end within `drain_s`, then end the workers."""
@@ -222,7 +252,11 @@ class Gateway:
         self.services.clients.stop()
         self.services.library.jobs.leave()
         deadline = monotonic() + self.settings.drain_s
-        while self.dispatcher.active and monotonic() < deadline and not self.hurry:
+        while (
+            (self.dispatcher.active or self.native.busy)
+            and monotonic() < deadline
+            and not self.hurry
+        ):
             await asyncio.sleep(0.02)
         if self.dispatcher.active:
             log.warning("cut_off", answers=self.dispatcher.active)
@@ -235,6 +269,9 @@ class Gateway:
         await self.supervisor.stop()
         await self.clients.stop()
         await self.database.close()
+        await self.lag.stop()
+        if self._traces:
+            await self._traces.stop()
 
 
 def replays_of(settings: Settings) -> Replays:
@@ -384,7 +421,7 @@ def build_services(
         resume=Resume(replays),
         registered=Registered(models.with_state, preferences.configured),
         text=text,
-        system=System(supervisor, read),
+        system=System(supervisor, read, records.database.usable),
         webrtc=Webrtc(records),
     )
 

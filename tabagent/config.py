@@ -26,6 +26,7 @@ from pydantic_settings import (
 from tabagent.wire import CacheType, FlashAttention, KvLayout
 
 PREFIX = "TABAGENT_"
+LEAST_OF_TOKEN, MOST_OF_TOKEN = 16, 1024
 
 
 def _split(value: Any) -> Any:
@@ -115,9 +116,13 @@ class Settings(BaseSettings):
     )
     token: str | None = Field(
         None,
-        min_length=16,
+        min_length=LEAST_OF_TOKEN,
         repr=False,
         description="The owner's token; made and kept in the data directory when unset.",
+    )
+    token_file: Path | None = Field(
+        None,
+        description="A file with the owner's token, as containers are given secrets; instead of the token itself.",
     )
     native_socket: Literal["auto", "unix", "tcp"] = Field(
         "auto",
@@ -235,6 +240,13 @@ class Settings(BaseSettings):
     upload_limit: int = Field(
         64 * 2**20, ge=1024, description="Largest document in bytes that is sent at once."
     )
+    head_s: float = Field(
+        10, gt=0, description="Seconds that the head of a request may take to arrive."
+    )
+    connections: int = Field(2048, ge=1, description="Connections over HTTP at once.")
+    peer_connections: int = Field(
+        64, ge=1, description="The same from one address, when listening beyond this machine."
+    )
     body_s: float = Field(
         60, gt=0, description="Seconds a body may take to arrive, and one more per 64 KiB of it."
     )
@@ -260,6 +272,19 @@ class Settings(BaseSettings):
         "info", description="Least severe log line written."
     )
     log_format: Literal["console", "json"] = Field("console", description="How log lines look.")
+    access_log: bool | None = Field(
+        None,
+        description="Whether every request is a line of the log; when unset, with `json` it is.",
+    )
+    audit_file: Path | None = Field(
+        None,
+        description="Where ADMIN calls, pairings, approvals and revocations are noted, one JSON line each; among the log's lines when unset.",
+    )
+
+    otlp_endpoint: HubAddress | None = Field(
+        None,
+        description="An OpenTelemetry collector that gets a span of every request, such as `http://127.0.0.1:4318`; `OTEL_EXPORTER_OTLP_ENDPOINT` when unset, else none does. Needs `tabagent[otel]`.",
+    )
 
     def largest_body(self, *, upload: bool) -> int:
         """Bytes of a request. Documents come in base64, four bytes for three, in JSON."""
@@ -272,6 +297,10 @@ class Settings(BaseSettings):
             return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False  # a name, which may lead anywhere
+
+    @property
+    def logs_access(self) -> bool:
+        return self.log_format == "json" if self.access_log is None else self.access_log
 
     @property
     def hub(self) -> str:
@@ -321,7 +350,31 @@ def load(**flags: Any) -> Settings:
     ]
     if unknown:
         raise ConfigError(f"{unknown[0]} is not a setting; `tabagent config` lists them all")
+    if settings.token_file is not None:
+        token = _token_of(settings, f"token_file (from {source_of('token_file', given)})")
+        settings = settings.model_copy(update={"token": token})
     return settings
+
+
+def _token_of(settings: Settings, who: str) -> str:
+    """What `token_file` holds. Neither the token nor anything else of the file is ever repeated."""
+    assert settings.token_file is not None
+    if settings.token is not None:
+        raise ConfigError(f"{who}: there is a token already; give one of the two")
+    try:
+        if not settings.token_file.is_file():  # a pipe would be waited for
+            raise ConfigError(f"{who}: {settings.token_file} is no file")
+        with settings.token_file.open(encoding="utf-8") as source:
+            token = source.read(MOST_OF_TOKEN + 1).strip()
+    except OSError as error:
+        raise ConfigError(f"{who}: {settings.token_file}: {error.strerror}") from error
+    except ValueError:
+        raise ConfigError(f"{who}: {settings.token_file} is no text") from None
+    if not LEAST_OF_TOKEN <= len(token) <= MOST_OF_TOKEN or len(token.split()) != 1:
+        raise ConfigError(
+            f"{who}: {settings.token_file} has to hold one word of {LEAST_OF_TOKEN} letters or more"
+        )
+    return token
 
 
 def source_of(name: str, flags: dict[str, Any]) -> str:

@@ -140,6 +140,11 @@ class Operation:
         return [(method, path) for method, _, path in (row.partition(" ") for row in rows)]
 
     @cached_property
+    def route(self) -> str:
+        """Its own, as people write it."""
+        return " ".join(self.routes[0])
+
+    @cached_property
     def request(self) -> type[Request]:
         return self._hints.get("request", NoParameters)  # type: ignore[no-any-return]  # from hints
 

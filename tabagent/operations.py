@@ -205,6 +205,8 @@ def operations(s: Services) -> list[Operation]:
         op("webrtc_session", "GET /v1/webrtc/session/{session_id}", s.webrtc.session, errors=(e.PeerNotFound, e.DatabaseBusy)),
         # The server itself
         op("health", ("GET /health", "GET /v1/health"), s.system.health, access=public),
+        op("live", "GET /health/live", s.system.live, access=public),
+        op("ready", "GET /health/ready", s.system.ready, access=public, errors=(e.DatabaseBusy, e.ShuttingDown)),
         op("system", "GET /v1/system/info", s.system.info),
         op("stats", "GET /v1/stats", s.stats.get),
         op("events", "GET /v1/events", s.events.follow, collect=fold_events, done=False),

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-PROTOCOL: Final = 4
+PROTOCOL: Final = 5
 """Raised when these structs change; the handshake compares it."""
 
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -350,6 +350,15 @@ class Finished(_Message):
     usage: Usage
 
 
+class Note(_Message):
+    """A line for the log, about command `id` where it is not 0. No text of anybody's is in it."""
+
+    event: str
+    level: Literal["debug", "warning", "error"]
+    id: int = 0
+    facts: dict[str, str | int | float] = {}
+
+
 class Done(_Message):
     id: int
     result: dict[str, Any] = {}
@@ -367,7 +376,7 @@ class Failed(_Message):
 Pooled = Embed | Rank | Label | Mark
 """What is asked of a model that reads whole texts."""
 Command = Load | Render | Tokenize | Detokenize | Generate | Pooled | Sleep | Cancel | Shutdown
-Event = Hello | Beat | Progress | Pieces | Finished | Done | Failed
+Event = Hello | Beat | Progress | Note | Pieces | Finished | Done | Failed
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_command: Final = msgspec.msgpack.Decoder(Command).decode

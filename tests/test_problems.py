@@ -24,8 +24,6 @@ from tests.transports.test_http import start_chat
 
 NOT_YET = {
     "pull-in-progress",
-    "uri-too-long",
-    "headers-too-large",
     "document-unreadable",
     "url-not-allowed",
     "model-source-invalid",
@@ -43,6 +41,8 @@ ELSEWHERE = {
     "insufficient-storage": "tests/hub/test_pulls.py",
     "database-busy": "tests/stores/test_database.py",
     "gone": "tests/test_replays.py",
+    "uri-too-long": "tests/transports/test_protocol.py",
+    "headers-too-large": "tests/transports/test_protocol.py",
     "internal-error": "tests/test_dispatcher.py",
     "server-unreachable": "tests/native_host",
     "out-of-memory": "tests/worker/gguf",

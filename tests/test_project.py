@@ -9,6 +9,7 @@ from pathlib import Path
 
 from starlette.routing import Route
 
+from tabagent.transports.metrics import metrics_route
 from tabagent.transports.pages import page_routes
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +24,8 @@ HEAVY = {
     "pyarrow",
     "aiortc",
     "av",
+    "prometheus_client",
+    "opentelemetry",
 }
 
 
@@ -77,7 +80,11 @@ def test_every_default_dependency_is_pinned_in_the_constraints() -> None:
 
 def test_the_raw_routes_are_these() -> None:
     """What is not an operation is listed here by hand, so that nothing slips past the table."""
-    routes = page_routes(dict, str)
+
+    async def nothing(accept: str) -> tuple[bytes, str]:
+        return b"", accept
+
+    routes = [*page_routes(dict, str), metrics_route(nothing)]
     assert [route.path for route in routes if isinstance(route, Route)] == [
         "/",
         "/api-doc/openapi.json",
@@ -88,5 +95,6 @@ def test_the_raw_routes_are_these() -> None:
         "/swagger-ui/{name}",
         "/problems/",
         "/problems/{slug}",
+        "/metrics",
     ]
-    assert len(routes) == 9
+    assert len(routes) == 10

@@ -12,6 +12,8 @@ from typing import Final
 
 from tabagent import wire
 from tabagent.errors import TabAgentError
+from tabagent.exchange import CANCELLED, EXCHANGE, Inference
+from tabagent.telemetry.histogram import BETWEEN_TOKENS, Histogram
 
 RECENT: Final = 256  # requests whose times are kept, of each model
 
@@ -22,8 +24,9 @@ def _recent() -> deque[float]:
 
 @dataclass(eq=False)
 class Meter:
-    """One model's. Times are in milliseconds, speeds in tokens a second."""
+    """One model's. Times are in milliseconds, speeds in tokens a second; of histograms in seconds."""
 
+    model: str = ""
     running: int = 0
     completed: int = 0
     cancelled: int = 0  # the caller left
@@ -32,6 +35,10 @@ class Meter:
     cached_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
+    generated_tokens: int = 0  # as they come, also of answers that nobody waited for
+    first_token: Histogram = field(default_factory=Histogram)
+    between_tokens: Histogram = field(default_factory=lambda: Histogram(BETWEEN_TOKENS))
+    seconds: Histogram = field(default_factory=Histogram)  # of completed requests
     first_token_ms: deque[float] = field(default_factory=_recent)
     queued_ms: deque[float] = field(default_factory=_recent)
     request_ms: deque[float] = field(default_factory=_recent)
@@ -40,25 +47,29 @@ class Meter:
     answers: list[Running] = field(default_factory=list)  # that run now
 
     @contextmanager
-    def request(self) -> Iterator[Running]:
-        """Count a request, however it ends."""
-        one = Running(self)
+    def request(self, kind: str) -> Iterator[Running]:
+        """Count a request, however it ends. `kind` is the model's task."""
+        one = Running(self, Inference(kind, self.model))
         self.answers.append(one)
         self.running += 1
         try:
             yield one
         except TabAgentError as error:
             self.failed[error.slug] += 1
+            one.inference.outcome = error.slug
             raise
         except BaseException:
             self.cancelled += 1
+            one.inference.outcome = CANCELLED
             raise
         else:
             self.completed += 1
             self.request_ms.append(one.age_ms)
+            self.seconds.observe(one.age_ms / 1000)
         finally:
             self.running -= 1
             self.answers.remove(one)
+            one.end()
 
 
 @dataclass(eq=False)
@@ -66,8 +77,10 @@ class Running:
     """One request that runs."""
 
     meter: Meter
+    inference: Inference
     began: float = field(default_factory=monotonic)
     first: float = 0.0  # monotonic, when its first token came
+    last: float = 0.0  # and its newest, of the first choice
     tokens: dict[int, int] = field(default_factory=dict)  # generated so far, by choice
 
     @property
@@ -83,14 +96,40 @@ class Running:
 
     def piece(self, piece: wire.Piece) -> None:
         """A step of its answer. Called for every token: it does as little as can be."""
+        now, meter, index = monotonic(), self.meter, piece.index
+        came = piece.tokens - self.tokens.get(index, 0)
+        self.tokens[index] = piece.tokens
+        meter.generated_tokens += came
         if not self.first:
-            self.first = monotonic()
-            self.meter.first_token_ms.append((self.first - self.began) * 1000)
-        self.tokens[piece.index] = piece.tokens
+            self.first = now
+            meter.first_token_ms.append((now - self.began) * 1000)
+            meter.first_token.observe(now - self.began)
+        elif not index and came > 0 and self.last:
+            meter.between_tokens.observe((now - self.last) / came, came)
+        if not index:
+            self.last = now
+
+    def read(self, tokens: int) -> None:
+        """What was read whole, of a request that generates nothing."""
+        self.meter.prompt_tokens += tokens
+        self.inference.prompt_tokens = tokens
+
+    def end(self) -> None:
+        """Tell whose it is what it took."""
+        if exchange := EXCHANGE.get():
+            took = self.inference
+            took.first, took.ended = self.first, monotonic()
+            took.completion_tokens = max(took.completion_tokens, sum(self.tokens.values()))
+            exchange.took(took)
 
     def used(self, usage: wire.Usage) -> None:
         """What a generation took, at its end."""
-        meter = self.meter
+        meter, took = self.meter, self.inference
+        took.prompt_tokens, took.cached_tokens = usage.prompt_tokens, usage.cached_tokens
+        took.completion_tokens, took.reasoning_tokens = (
+            usage.completion_tokens,
+            usage.reasoning_tokens,
+        )
         meter.prompt_tokens += usage.prompt_tokens
         meter.cached_tokens += usage.cached_tokens
         meter.completion_tokens += usage.completion_tokens
@@ -110,7 +149,9 @@ class Meters:
         self._meters: dict[str, Meter] = {}
 
     def of(self, model_id: str) -> Meter:
-        return self._meters.setdefault(model_id, Meter())
+        if model_id not in self._meters:
+            self._meters[model_id] = Meter(model_id)
+        return self._meters[model_id]
 
     def all(self) -> dict[str, Meter]:
         return dict(self._meters)

@@ -42,11 +42,10 @@ class PoolingRequests:
         Raises what loading or the worker raises, QueueFull or GenerationTimeout. Giving up, as a
         caller who hangs up does, cancels the command.
         """
-        meter = self._meters.of(model.id)
-        with meter.request():
+        with self._meters.of(model.id).request(model.task) as running:
             answer = await self._ask(model, build, keep_alive_s)
-        tokens = answer["tokens"]
-        meter.prompt_tokens += tokens if isinstance(tokens, int) else sum(tokens)
+            tokens = answer["tokens"]
+            running.read(tokens if isinstance(tokens, int) else sum(tokens))
         return answer
 
     async def _ask(

@@ -7,6 +7,7 @@ closing the generator of `generate`; it reaches the worker as one synchronous wr
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ import structlog
 from msgspec.structs import replace
 
 from tabagent import errors, frames, wire
+from tabagent.exchange import request_id
 from tabagent.spawn import Spawned, spawn
 
 log = structlog.get_logger(__name__)
@@ -27,7 +29,8 @@ log = structlog.get_logger(__name__)
 START_S: Final = 30.0  # interpreter and engine imports, on a slow disk
 PIPES_S: Final = 0.25  # what a dead child wrote has arrived by then
 LAST_WORDS: Final = 8192  # bytes of stderr kept
-SECRET = re.compile("TOKEN|SECRET|PASSWORD|API_KEY|CREDENTIAL")
+REMEMBERED: Final = 1024  # commands whose requests are known; its log may come to one late
+SECRET = re.compile("TOKEN|SECRET|PASSWORD|API_KEY|CREDENTIAL|OTLP")
 
 Answer = wire.Done | wire.Failed | wire.Finished | wire.Progress | wire.Piece
 Inbox = asyncio.Queue[Answer | errors.TabAgentError]
@@ -49,6 +52,7 @@ class WorkerProcess:
         self._beat_s, self._stall_s, self._on_exit = beat_s, stall_s, on_exit
         self._inboxes: dict[int, Inbox] = {}
         self._last_id = 0
+        self._requests: dict[int, str] = {}  # whose the last commands were
         self._decoder = frames.FrameDecoder()
         self._words = bytearray()
         self._heard = self._stepped = monotonic()
@@ -72,6 +76,8 @@ class WorkerProcess:
         """Spawn the child and shake hands within START_S. Raises WorkerCrashed."""
         process = cls(beat_s, stall_s, on_exit)
         command = [sys.executable, "-P", "-m", "tabagent.worker", backend, str(beat_s)]
+        if log.is_enabled_for(logging.DEBUG):
+            command.append("debug")
         environment = {k: v for k, v in os.environ.items() if not SECRET.search(k.upper())}
         environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts them
         await spawn(process, command, env=environment, words=True)
@@ -230,6 +236,10 @@ class WorkerProcess:
             raise self.obituary()
         self._last_id += 1
         self._inboxes[self._last_id] = inbox
+        if whose := request_id():
+            self._requests[self._last_id] = whose
+            if len(self._requests) > REMEMBERED:
+                del self._requests[next(iter(self._requests))]
         return self._last_id
 
     def _close(self, id_: int) -> None:
@@ -270,6 +280,11 @@ class WorkerProcess:
                 if event.steps != self._steps or not event.slots_used:
                     self._steps, self._stepped = event.steps, self._heard
                 self.beat = event
+            case wire.Note():
+                whose = (
+                    {"request_id": self._requests[event.id]} if event.id in self._requests else {}
+                )
+                getattr(log, event.level)(event.event, pid=self.pid, **event.facts, **whose)
             case wire.Hello():
                 if not self._greeted.done():
                     self._greeted.set_result(event)

@@ -18,6 +18,7 @@ from tabagent.engine.gate import gb, place
 from tabagent.engine.loaded import Loaded
 from tabagent.engine.placement import LoadOptions, Placement
 from tabagent.engine.residency import reclaimable, sleepers, victim_on, victims
+from tabagent.engine.turnover import Turnover
 from tabagent.engine.verdict import Verdict, guessed, judge
 from tabagent.hardware.devices import Accelerators, Look
 from tabagent.hardware.findings import Memory
@@ -51,6 +52,7 @@ class Room:
         self.siblings: Callable[[Model], list[Model]] = (
             lambda _: []
         )  # other variants, largest first
+        self.turnover = Turnover()
         self.leaving: set[Loaded] = set()  # their memory is not back yet
         self.changed = asyncio.Event()  # somebody became idle, or is gone
         self._turn = asyncio.Lock()  # loads find room one after the other
@@ -221,6 +223,7 @@ class Room:
         log.info("model_evicted", model=model_id, for_model=for_whom.id)
         for entry in self._entries():
             if entry.model.id == model_id and not entry.users:
+                self.turnover.evictions[model_id] += 1
                 await self._let_go(entry)
 
     async def _wait(self, deadline: float) -> None:

@@ -68,6 +68,7 @@ class Supervisor:
         self.room = Room(settings, memory, look, self.loaded, self._let_go, self._doze)
         self._states = States(settings.data_dir / "states", settings.keep_state_bytes)
         self._crashes: dict[str, deque[float]] = {}
+        self.turnover = self.room.turnover
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -310,6 +311,8 @@ class Supervisor:
                 entry.process.kill("its model could not be loaded")
             self.room.changed.set()
             failure = self._load_error(model, error)
+            if failure:
+                self.turnover.failures[model.id, failure.slug] += 1
             if isinstance(failure, errors.OutOfMemory | errors.NotAvailableHere):
                 _naming(failure, entry.saved)
             if known:
@@ -319,6 +322,7 @@ class Supervisor:
             raise failure from error
         entry.state, entry.progress = "ready", 1.0
         entry.loaded_at, entry.load_s = time(), monotonic() - started
+        self.turnover.loaded(model.id, entry.load_s)
         log.info("model_loaded", model=model.id, seconds=round(entry.load_s, 2), pid=process.pid)
         self._tell(entry, "ready")
         return process
@@ -432,6 +436,7 @@ class Supervisor:
         entry.state, entry.process, entry.progress = "restarting", None, 0.0
         self._tell(entry, "restarting")
         entry.restarts += 1
+        self.turnover.restarts[model_id] += 1
         self._spin_up(entry)
 
     def _crash_loop(self, model_id: str) -> bool:

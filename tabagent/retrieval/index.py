@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import structlog
 
 from tabagent.errors import IndexRebuilding, TabAgentError
+from tabagent.retrieval.tally import Tally
 from tabagent.stores.vectors import Entry, Filter, IndexLost, VectorStore
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def table_name(subject: str, model: str) -> str:
 class Index:
     """Tables by what is searched and the model whose vectors they hold."""
 
-    def __init__(self, store: VectorStore, record: Record) -> None:
+    def __init__(self, store: VectorStore, record: Record, tally: Tally | None = None) -> None:
         self._store, self._record = store, record
+        self._tally = tally or Tally()
         self._trusted: set[str] = set()  # compared with the database since the start
         self._building: dict[str, asyncio.Task[None]] = {}
         self._builds: dict[str, int] = {}  # how many were begun
@@ -241,6 +243,8 @@ class Index:
             await self._store.drop(name)
         self._broken.discard(name)
         self._trusted.add(name)
+        if made:
+            self._tally.index_rebuilds += 1
         if made and len(numbers) > BATCH:
             await self._store.tend(name, now=True)
 

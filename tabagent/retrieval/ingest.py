@@ -185,6 +185,7 @@ class Ingest:
 
     async def _pass(self, live: LiveJob, row: Incoming, outcome: str) -> None:
         await self._records.jobs.passed(live.job, row.number, outcome)
+        self._jobs.tally.documents[outcome] += 1
         self._jobs.told(live)
 
     # ---- embedding ------------------------------------------------------------------------------

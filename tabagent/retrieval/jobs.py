@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from tabagent.errors import Conflict, InternalError, ShuttingDown, TabAgentError
+from tabagent.retrieval.tally import Tally
 from tabagent.stores.papers import Job, JobState
 from tabagent.stores.records import Records
 
@@ -40,8 +41,11 @@ Work = Callable[[LiveJob], Awaitable[None]]
 class Jobs:
     """Runs them, a few at once. `tell` hears of every step."""
 
-    def __init__(self, records: Records, tell: Callable[[Job], None]) -> None:
+    def __init__(
+        self, records: Records, tell: Callable[[Job], None], tally: Tally | None = None
+    ) -> None:
         self._records, self._tell = records, tell
+        self.tally = tally or Tally()
         self._live: dict[str, LiveJob] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._unsaved: dict[str, LiveJob] = {}  # ended, and the database did not take it
@@ -64,6 +68,11 @@ class Jobs:
                 log.warning("job_not_ended", job=id_, code=error.slug)
                 return
             self._unsaved.pop(id_, None)
+
+    @property
+    def running(self) -> int:
+        """At work, or waiting for their turn."""
+        return len(self._live)
 
     def told(self, live: LiveJob) -> None:
         """It has come a step further."""
@@ -148,6 +157,7 @@ class Jobs:
             # Without a state the server leaves: what is in the database says that it runs.
             if state is not None:
                 job.state = state
+                self.tally.jobs[job.kind, state] += 1
                 if live.error is not None:
                     problem = {"code": live.error.slug, "detail": live.error.detail}
                     job.failures.append({"source": "", "problem": problem})

@@ -26,6 +26,7 @@ from tabagent.retrieval.reader import Reader
 from tabagent.retrieval.reembed import ChunkRecord, Reembed
 from tabagent.retrieval.search import Search
 from tabagent.retrieval.splitting import CHUNK_OVERLAP, chunk_tokens
+from tabagent.retrieval.tally import Tally
 from tabagent.stores.ids import new_id
 from tabagent.stores.papers import Collection, Document, Folder, Incoming, Job, JobKind
 from tabagent.stores.records import Records
@@ -58,15 +59,16 @@ class Library:
         self.vectors = VectorStore(place, settings.index_options)
         self.embedder = PatientEmbedder(embedder, busy)
         self._reader = Reader(upload=settings.upload_limit)
-        self.index = Index(self.vectors, ChunkRecord(records))
-        self.jobs = Jobs(records, self._tell_job)
+        self.tally = Tally()
+        self.index = Index(self.vectors, ChunkRecord(records), self.tally)
+        self.jobs = Jobs(records, self._tell_job, self.tally)
         self.ingest = Ingest(
             records, self.jobs, self._reader, self.embedder, self.index,
             resolve=resolve, tell=self._tell_came,
         )  # fmt: skip
         self.folders = Folders(records, self.jobs, self.ingest, self.index, self._tell_gone)
         self._reembed = Reembed(records, self.jobs, self.embedder, self.index, self.ingest)
-        self.search = Search(records, self.embedder, self.index)
+        self.search = Search(records, self.embedder, self.index, self.tally)
         self.on_document: Callable[[Document], None] | None = None
         self._work: dict[JobKind, Work] = {
             "documents": self.ingest.work,
@@ -231,4 +233,5 @@ class Library:
             document=document.id, collection=document.collection, state=state,
             title=document.title, source=document.source,
         )  # fmt: skip
+        self.tally.documents[state] += 1
         self._journal.note("document", document.id, change)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Final, Literal
 
 from tabagent.retrieval.embedding import PatientEmbedder
 from tabagent.retrieval.fusion import fuse, varied
 from tabagent.retrieval.index import Hits, Index
+from tabagent.retrieval.tally import Tally
 from tabagent.stores.papers import Collection, Passage
 from tabagent.stores.records import Records
 from tabagent.stores.spacing import spaced
@@ -72,11 +74,24 @@ class Wish:
 class Search:
     """Searches collections."""
 
-    def __init__(self, records: Records, embedder: PatientEmbedder, index: Index) -> None:
+    def __init__(
+        self,
+        records: Records,
+        embedder: PatientEmbedder,
+        index: Index,
+        tally: Tally | None = None,
+    ) -> None:
         self._records, self._embedder, self._index = records, embedder, index
+        self._tally = tally or Tally()
 
     async def find(self, collections: Sequence[Collection], wish: Wish) -> list[Hit]:
         """The best first. Raises IndexRebuilding, or what an embedding model raises."""
+        began = monotonic()
+        found = await self._find(collections, wish)
+        self._tally.searches.observe(monotonic() - began)
+        return found
+
+    async def _find(self, collections: Sequence[Collection], wish: Wish) -> list[Hit]:
         embedding: dict[str, asyncio.Task[NDArray[np.float32]]] = {}
         if wish.mode != "words" or wish.min_score is not None:
             for model in {collection.model for collection in collections}:

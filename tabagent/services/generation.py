@@ -101,7 +101,7 @@ class Generations:
         _check_task(model, task)
         if call.request_id in self._active:
             raise Conflict("a request with this id is running")
-        with self._meters.of(model.id).request() as running:
+        with self._meters.of(model.id).request(task) as running:
             active = _Active(call, model.id, sum(command.n for command in commands), running)
             self._active[call.request_id] = active
             try:

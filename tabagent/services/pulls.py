@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Literal
@@ -212,6 +213,10 @@ class Pulls:
         await asyncio.to_thread(self._token.clear)
         self._tell_token(False)
         return await self.token_status(request, call)
+
+    def states(self) -> Counter[str]:
+        """How many pulls are in which state."""
+        return Counter(job.state for job in self._jobs.all())
 
     async def stop(self) -> None:
         """Stop what runs; the next server can resume it."""

@@ -66,7 +66,7 @@ class Stats:
     """Reads the meters."""
 
     def __init__(self, meters: Meters, supervisor: Supervisor) -> None:
-        self._meters, self._supervisor = meters, supervisor
+        self.meters, self._supervisor = meters, supervisor
         self._started, self._began = datetime.now(UTC), monotonic()
 
     async def get(self, request: NoParameters, call: Call) -> ServerStats:
@@ -74,7 +74,7 @@ class Stats:
         return ServerStats(
             started_at=self._started,
             uptime_s=round(monotonic() - self._began, 3),
-            models=[self._model(*each) for each in sorted(self._meters.all().items())],
+            models=[self._model(*each) for each in sorted(self.meters.all().items())],
         )
 
     def _model(self, model_id: str, meter: Meter) -> ModelStats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
 from typing import Final, Literal
 
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from tabagent import __version__
 from tabagent.engine.supervisor import State, Supervisor
+from tabagent.errors import ShuttingDown
 from tabagent.hardware.engines import LLAMA
 from tabagent.hardware.findings import Report
 from tabagent.operation import Access, Call, NoParameters, Operation, Reply
@@ -31,6 +32,18 @@ class Health(Reply):
     version: str
     uptime_s: float
     models: dict[str, State]
+
+
+class Live(Reply):
+    """The server answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(Reply):
+    """The server takes work."""
+
+    status: Literal["ready"] = "ready"
 
 
 class SystemInfo(Reply):
@@ -66,11 +79,18 @@ class RouteList(Reply):
 
 class System:
     """`read` looks at the machine and blocks. `table` is set once the table, which holds this
-    service too, has been built.
+    service too, has been built, and `draining` says whether the server is about to leave. `usable`
+    raises DatabaseBusy where the database is not.
     """
 
-    def __init__(self, supervisor: Supervisor, read: Callable[[], Report]) -> None:
-        self._supervisor, self._read = supervisor, read
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        read: Callable[[], Report],
+        usable: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._supervisor, self._read, self._usable = supervisor, read, usable
+        self.draining: Callable[[], bool] = lambda: False
         self.table: Iterable[Operation] = ()
         self._started = monotonic()
 
@@ -81,6 +101,20 @@ class System:
             uptime_s=round(monotonic() - self._started, 3),
             models={entry.model.id: entry.state for entry in self._supervisor.loaded()},
         )
+
+    async def live(self, request: NoParameters, call: Call) -> Live:
+        """Say that the server answers at all: one that does not is to be started anew."""
+        return Live()
+
+    async def ready(self, request: NoParameters, call: Call) -> Ready:
+        """Say whether to send work here: the database can be used and the server is not about to leave.
+
+        Models are loaded when they are asked for, so none has to be there.
+        """
+        if self.draining():
+            raise ShuttingDown(retry_after=5)
+        await self._usable()
+        return Ready()
 
     async def info(self, request: NoParameters, call: Call) -> SystemInfo:
         """Describe the machine and the engines installed on it."""

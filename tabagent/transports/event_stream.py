@@ -16,6 +16,7 @@ from typing import Any
 from starlette.types import Send
 
 from tabagent.errors import TabAgentError
+from tabagent.exchange import failed
 from tabagent.operation import Event, Reply
 
 
@@ -77,6 +78,7 @@ class EventStream:
         except TabAgentError as error:
             if not self._started:
                 raise
+            failed(error.slug)
             document = json.dumps(self._fail(error), ensure_ascii=False)
             await self._write(send, f"event: error\ndata: {document}\n\n".encode(), more=False)
         except asyncio.CancelledError:

@@ -21,6 +21,7 @@ from tabagent.dispatcher import Dispatcher
 from tabagent.operation import Call, Operation, Reply
 from tabagent.presence import Presence
 from tabagent.strict_json import load_object
+from tabagent.telemetry.requests import concerns
 from tabagent.transports.event_stream import EventStream
 from tabagent.transports.gate import CALLER, REQUEST_ID
 from tabagent.transports.problem_response import send_problem
@@ -52,6 +53,7 @@ class PathEndpoint:
             await send_problem(send, error, request_id, [allow])
             return
         call = Call.of(scope[CALLER], request_id, "http")
+        concerns(operation, call)
         if call.origin and call.caller:
             async with until_revoked(self._presence, call, send) as (send, check):
                 await self._answer(operation, call, scope, receive, send, check)

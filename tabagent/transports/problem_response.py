@@ -8,12 +8,14 @@ import math
 from starlette.types import Send
 
 from tabagent.errors import TabAgentError, problem
+from tabagent.exchange import failed
 
 Headers = list[tuple[bytes, bytes]]
 
 
 async def send_problem(send: Send, error: TabAgentError, request_id: str, extra: Headers) -> None:
     """Send `error` as problem details (RFC 9457) with OpenAI's `error` member."""
+    failed(error.slug)
     body = json.dumps(problem(error, request_id), ensure_ascii=False).encode()
     headers = [
         (b"content-type", b"application/problem+json"),

@@ -38,12 +38,12 @@ LEAVE_S: Final = 0.5  # what the engine's thread gets to tidy up
 SAVE_S: Final = 4.5  # where it keeps its state as well; a little less than the gateway waits
 
 
-def run(backend: str, beat_s: float) -> NoReturn:
-    """Serve one backend until told to leave, then end the process."""
+def run(backend: str, beat_s: float, *, debug: bool = False) -> NoReturn:
+    """Serve one backend until told to leave, then end the process. `debug` tells of every request."""
     source, sink = _take_pipes()
     die_with_parent(CRASH)
     module, name = BACKENDS[backend]
-    worker = Worker(getattr(importlib.import_module(module), name)(), source, sink)
+    worker = Worker(getattr(importlib.import_module(module), name)(), source, sink, debug=debug)
     try:
         worker.serve(beat_s)
     except BaseException:  # what came was no command: nothing after it can be trusted
@@ -65,9 +65,9 @@ def _take_pipes() -> tuple[int, int]:
 class Worker:
     """Moves commands to a backend and events back."""
 
-    def __init__(self, backend: Backend, source: int, sink: int) -> None:
+    def __init__(self, backend: Backend, source: int, sink: int, *, debug: bool = False) -> None:
         self._backend = backend
-        self._source, self._sink = source, sink
+        self._source, self._sink, self._debug = source, sink, debug
         self._write_lock = threading.Lock()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="prepare")
@@ -127,10 +127,11 @@ class Worker:
         try:
             prepared = self._backend.prepare(command)
         except TabAgentError as error:
+            self._note("request_refused", command.id, code=error.slug)
             if self._claim(command.id) is not None:
                 self._send(failed(command.id, error))
-        except BaseException:
-            _crash()
+        except BaseException as error:
+            self._break(command.id, error)
         else:
             self._inbox.put(lambda: self._submit(command, prepared))
 
@@ -140,10 +141,12 @@ class Worker:
 
     def _submit(self, command: Work, prepared: Any) -> None:
         if self._claim(command.id) is not None:  # else it was cancelled meanwhile
+            self._note("request_taken", command.id, kind=type(command).__name__.lower())
             with self._answering(command.id):
                 self._backend.submit(command, prepared)
 
     def _cancel(self, command: wire.Cancel) -> None:
+        self._note("request_halted" if command.halt else "request_dropped", command.id)
         if (early := self._claim(command.id)) is not None:
             if command.halt and isinstance(early, wire.Generate):
                 nothing = dict.fromkeys(range(early.n), 0)
@@ -162,9 +165,10 @@ class Worker:
         try:
             yield
         except TabAgentError as error:
+            self._note("request_refused", id_, code=error.slug)
             self._send(failed(id_, error))
-        except BaseException:
-            _crash()
+        except BaseException as error:
+            self._break(id_, error)
 
     # ---- the engine's thread --------------------------------------------------------------------
     def _drive(self) -> None:
@@ -178,8 +182,8 @@ class Worker:
                     if backend.counts().slots_used != before:
                         self._beat()
             backend.close()
-        except BaseException:
-            _crash()
+        except BaseException as error:
+            self._break(0, error)
 
     def _run_inbox(self, *, wait: bool) -> None:
         with contextlib.suppress(queue.Empty):
@@ -203,6 +207,15 @@ class Worker:
                 steps=counts.steps,
             )
         )
+
+    def _note(self, event: str, id_: int, **facts: str) -> None:
+        if self._debug:
+            self._send(wire.Note(event, "debug", id_, dict(facts)))
+
+    def _break(self, id_: int, error: BaseException) -> NoReturn:
+        """Say over whose request, and go. The message may quote it, so its kind has to do."""
+        self._send(wire.Note("worker_broke", "error", id_, {"error": type(error).__name__}))
+        _crash()
 
     def _send(self, *events: wire.Event) -> None:
         """Write the events' frames with one call where the pipe has room."""

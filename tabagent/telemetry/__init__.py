@@ -1,0 +1,1 @@
+"""What the server counts, logs and traces of itself while it serves."""
