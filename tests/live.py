@@ -94,6 +94,7 @@ class LiveServer:
         self.server = Server(self.gateway, self._ready.set)
 
     def __enter__(self) -> Self:
+        self.settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.gateway.start()
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.gateway.port = self._socket.getsockname()[1]

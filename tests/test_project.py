@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -98,3 +99,11 @@ def test_the_raw_routes_are_these() -> None:
         "/metrics",
     ]
     assert len(routes) == 10
+
+
+def test_each_promise_names_tests_that_are_there() -> None:
+    promises = (ROOT / "SECURITY.md").read_text()
+    named = re.findall(r"(tests/[\w/.]+)", promises)
+    assert len(named) > 20
+    for path in named:
+        assert (ROOT / path).exists(), path
