@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ def open_chat(data: Path, *more: str, ignoring: str = "") -> Any:
         dimensions=(40, 100),
         env={**os.environ, "PROMPT_TOOLKIT_NO_CPR": "1"},
     )
+
+
+@contextmanager
+def announced(server: LiveServer) -> Iterator[None]:
+    """Commands find this server, as they find one that holds its directory."""
+    directory = DataDirectory(server.settings.data_dir)
+    directory.take()
+    directory.announce(Running(os.getpid(), server.url, "test"))
+    yield
+    directory.release()
 
 
 @pytest.fixture
@@ -89,8 +100,7 @@ def test_ctrl_c_at_the_prompt_leaves(terminal: Any) -> None:
 
 @pytest.mark.parametrize("ignoring", ["", "INT"])  # as background jobs of a shell are started
 def test_ctrl_c_stops_an_answer_and_the_next_leaves(tmp_path: Path, ignoring: str) -> None:
-    with LiveServer(tmp_path, extra=[fake_model()]) as server:
-        DataDirectory(tmp_path).announce(Running(os.getpid(), server.url, "test"))
+    with LiveServer(tmp_path, extra=[fake_model()]) as server, announced(server):
         terminal = open_chat(tmp_path, "--model", FAKE, ignoring=ignoring)
         terminal.expect("Chatting with fake/counter")
         terminal.sendline("1000 sleep")
@@ -111,8 +121,7 @@ def test_ctrl_c_stops_an_answer_and_the_next_leaves(tmp_path: Path, ignoring: st
 
 
 def test_reasoning_is_shown_faintly_and_not_sent_back(tmp_path: Path) -> None:
-    with LiveServer(tmp_path, extra=[fake_model()]) as server:
-        DataDirectory(tmp_path).announce(Running(os.getpid(), server.url, "test"))
+    with LiveServer(tmp_path, extra=[fake_model()]) as server, announced(server):
         terminal = open_chat(tmp_path, "--model", FAKE)
         terminal.expect(PROMPT)
         terminal.sendline("2 think")
