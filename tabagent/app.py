@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -116,7 +114,8 @@ class Gateway:
         memory: Callable[[], Memory] = memory,
     ) -> None:
         self.settings = settings
-        self.port = settings.port  # replaced by the real one when a free port was asked for
+        # Replaced by what is really listened on: a free port, or a socket that was handed over.
+        self.host, self.port = settings.host, settings.port
         self.catalog = catalog_of(settings, files, extra)
         self.journal = Journal()
         self.presence = Presence()
@@ -162,13 +161,13 @@ class Gateway:
             http.operation_routes(self.dispatcher, settings, self.presence), self.pages
         )
         self.native = NativeServer(self.dispatcher, settings, self._vouched_for)
-        self._owner = hashlib.sha256(token.encode()).digest()
+        gate = Gate(application, settings, token, lambda: self.port, self.clients)
+        self._holder = gate.holder
         self.peers = webrtc.Peers(
             self.dispatcher, settings, self.presence, self._holder, self.services.webrtc.note
         )
         self.services.webrtc.answer_offer = self.peers.answer
         self.hurry = False  # set by a second signal: stop without draining
-        gate = Gate(application, settings, token, lambda: self.port, self.clients)
         self.asgi: ASGIApp = Exchanges(gate, self.dispatcher.requests)
 
     @property
@@ -176,7 +175,7 @@ class Gateway:
         """Where a program of this machine finds HTTP, if it is served."""
         if self.settings.mode == "native":
             return None
-        host = EVERYWHERE.get(self.settings.host, self.settings.host)
+        host = EVERYWHERE.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def _sources(self) -> Sources:
@@ -208,17 +207,6 @@ class Gateway:
             return Caller("", Access.PUBLIC, origin, vouched=True)
         self.clients.used(client.id)
         return Caller(client.id, client.access, origin, vouched=True)
-
-    def _holder(self, token: str) -> Caller | None:
-        """Whose token it is that came over a data channel."""
-        digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
-        if hmac.compare_digest(digest, self._owner):
-            return Caller(OWNER, Access.ADMIN)
-        client = self.clients.of_token(token)
-        if client is None:
-            return None
-        self.clients.used(client.id)
-        return Caller(client.id, client.access, client.origin)
 
     def _note_model(self, entry: Loaded, moment: Moment, error: TabAgentError | None) -> None:
         under_way = moment in ("loading", "restarting") and entry.progress > 0

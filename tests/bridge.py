@@ -8,6 +8,7 @@ import struct
 import uuid
 from typing import Any, Self
 
+from tabagent.stores.clients import Client, ClientStore
 from tests.live import FAKE, LiveServer
 
 EXTENSION = "abcdefghijklmnopabcdefghijklmnop"
@@ -20,6 +21,12 @@ def approve(server: LiveServer, extension: str = EXTENSION, access: str = "user"
     response = server.owner.post("/v1/clients", json=asked)
     assert response.status_code == 200, response.text
     return str(response.json()["id"])
+
+
+def client_of(store: ClientStore, token: str) -> Client | None:
+    """Whose token this is."""
+    found = store.holder(token)
+    return found[0] if found else None
 
 
 class NativeClient:

@@ -57,8 +57,8 @@ def run(flags: dict[str, Any], models: list[str], *, owned: bool = False) -> Non
         _start(gateway)
         url = ""
         if listeners:
-            host, gateway.port = listeners[0].getsockname()[:2]
-            url = f"http://{_shown_host(host)}:{gateway.port}"
+            gateway.host, gateway.port = listeners[0].getsockname()[:2]
+            url = gateway.url or ""
 
         def ready() -> None:
             if owned:
@@ -274,11 +274,6 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     import uvloop
 
     return uvloop.new_event_loop
-
-
-def _shown_host(host: str) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104  # only shown
-    return f"[{shown}]" if ":" in shown and not shown.startswith("[") else shown
 
 
 def _greet(url: str, gateway: Gateway) -> None:

@@ -107,11 +107,6 @@ class ClientStore:
         """The client that the browser vouches for."""
         return self._by_origin.get(origin)
 
-    def of_token(self, token: str) -> Client | None:
-        """Whose token this is; and with that it counts as used."""
-        found = self.holder(token)
-        return found[0] if found else None
-
     def holder(self, token: str) -> tuple[Client, str] | None:
         """Whose token this is, and the Origin of its holder's requests."""
         digest = digest_of(token)

@@ -141,7 +141,7 @@ class Gate:
         if needed and (wait_s := self._wrong_tokens.wait_s(address)):
             raise RateLimited("too many wrong tokens from here", retry_after=wait_s)
         scheme, _, token = authorization.partition(" ")
-        caller = self._holder(token.strip(), said) if scheme.lower() == "bearer" else None
+        caller = self.holder(token.strip(), said) if scheme.lower() == "bearer" else None
         if caller is not None:
             return caller
         if needed:
@@ -150,9 +150,11 @@ class Gate:
         # SDKs always send some key; where none is needed, a wrong one grants nothing more.
         return Caller(LOCAL, Access.USER)
 
-    def _holder(self, token: str, origin: str) -> Caller | None:
-        """Whose token this is. `origin` is the extension that sends it, where there is one."""
-        digest = hashlib.sha256(token.encode()).digest()
+    def holder(self, token: str, origin: str = "") -> Caller | None:
+        """Whose token this is, on any transport. `origin` is the extension whose Origin came with it,
+        where there is one. Raises OriginNotAllowed when that is not the token's.
+        """
+        digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
         if hmac.compare_digest(digest, self._digest):
             return Caller(OWNER, Access.ADMIN, origin)
         found = self._clients.holder(token)

@@ -105,6 +105,16 @@ def test_one_port_on_two_addresses_is_served_on_both(tmp_path: Path) -> None:
                 assert answer.status_code == 200
 
 
+def test_a_client_is_told_of_the_socket_that_is_really_listened_on(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as port,
+        activated(tmp_path, port) as process,
+    ):
+        url = announced(process, tmp_path).url
+        assert url == f"http://[::1]:{port.getsockname()[1]}"
+        assert httpx.get(f"{url}/v1/hello", trust_env=False).json()["url"] == url
+
+
 def test_the_workers_hear_nothing_of_the_sockets(tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as port,

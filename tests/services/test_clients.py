@@ -32,6 +32,7 @@ from tabagent.services.clients import pairings
 from tabagent.services.clients.pairings import ALPHABET, LIFE_S, MOST, PACE, PACE_S, Pairings
 from tabagent.services.clients.shapes import PairReply, PairRequest
 from tabagent.transports.event_stream import EventStream
+from tests.bridge import client_of
 from tests.live import FAKE, TOKEN, LiveServer, chat_body, eventually, fake_models
 from tests.services.test_events import Follower
 
@@ -460,7 +461,7 @@ async def test_over_native_hello_asks_and_an_approved_extension_gets_its_token(
     second = await ask(gateway, "pair", native(gateway))
     assert first.state == second.state == "paired" and first.token != second.token
     for token in (first.token, second.token):
-        assert gateway.clients.of_token(token) == gateway.clients.of_origin(FOX)
+        assert client_of(gateway.clients, token) == gateway.clients.of_origin(FOX)
 
 
 async def test_over_native_who_waits_is_told_at_once(gateway: Gateway) -> None:
@@ -547,7 +548,7 @@ async def test_a_revoked_extension_has_to_ask_again(gateway: Gateway) -> None:
     token = (await ask(gateway, "pair", native(gateway))).token
     stale = native(gateway)
     await ask(gateway, "revoke_client", client_id=FOX)
-    assert gateway.clients.of_token(token) is None
+    assert client_of(gateway.clients, token) is None
     assert (await ask(gateway, "pair", native(gateway))).state == "pending"
     with pytest.raises(NotFound):
         await ask(gateway, "revoke_client", client_id=FOX)

@@ -13,6 +13,7 @@ from tabagent.errors import NotFound
 from tabagent.operation import Access
 from tabagent.stores.clients import TOKENS, ClientStore
 from tabagent.stores.database import Database
+from tests.bridge import client_of
 
 FOX = "chrome-extension://abcdefghijklmnopabcdefghijklmnop"
 OWL = "moz-extension-id:owl@birds.example"
@@ -43,9 +44,9 @@ async def test_a_client_and_its_token_are_there_after_a_start(
     assert fox.id.startswith("cl_")
     for each in (store, await again(database)):
         assert each.of_origin(FOX) == fox
-        assert each.of_token(token) == fox
-        assert each.of_token(token + "x") is None
-        assert each.of_token("") is None
+        assert client_of(each, token) == fox
+        assert client_of(each, token + "x") is None
+        assert client_of(each, "") is None
         assert each.all() == [fox]
         assert set(each.origins()) == {FOX}
 
@@ -56,7 +57,7 @@ async def test_an_empty_database_has_no_clients(place: Path | str) -> None:
         await asyncio.to_thread(store.read)
         assert not place.exists()
     assert store.all() == []
-    assert store.of_token("t" * 43) is None
+    assert client_of(store, "t" * 43) is None
 
 
 async def test_approving_again_changes_name_and_access_and_nothing_else(
@@ -67,7 +68,7 @@ async def test_approving_again_changes_name_and_access_and_nothing_else(
     vixen = await store.approve(FOX, "Vixen", Access.ADMIN)
     assert (vixen.id, vixen.name, vixen.access) == (fox.id, "Vixen", Access.ADMIN)
     for each in (store, await again(database)):
-        assert each.of_token(token) == vixen
+        assert client_of(each, token) == vixen
         assert each.all() == [vixen]
 
 
@@ -92,10 +93,10 @@ async def test_a_revoked_client_is_gone_with_all_its_tokens(
     kept = await store.issue_token(owl.id)
     assert await store.revoke(fox.id) == fox
     for each in (store, await again(database)):
-        assert [each.of_token(token) for token in tokens] == [None, None]
+        assert [client_of(each, token) for token in tokens] == [None, None]
         assert each.of_origin(FOX) is None
         assert FOX not in each.origins()
-        assert each.of_token(kept) == owl
+        assert client_of(each, kept) == owl
     assert len(await rows(database, "SELECT digest FROM client_tokens")) == 1
     for late in (store.revoke(fox.id), store.issue_token(fox.id)):
         with pytest.raises(NotFound):
@@ -108,11 +109,11 @@ async def test_of_too_many_tokens_the_longest_unused_goes(
 ) -> None:
     fox = await store.approve(FOX, "Fox", Access.USER)
     tokens = [await store.issue_token(fox.id) for _ in range(TOKENS)]
-    assert store.of_token(tokens[0]) == fox  # used just now, though it is the oldest
+    assert client_of(store, tokens[0]) == fox  # used just now, though it is the oldest
     newest = await store.issue_token(fox.id)
     for each in (store, await again(database)):
-        assert each.of_token(tokens[1]) is None
-        assert all(each.of_token(token) for token in [tokens[0], *tokens[2:], newest])
+        assert client_of(each, tokens[1]) is None
+        assert all(client_of(each, token) for token in [tokens[0], *tokens[2:], newest])
         assert each.token_count(fox.id) == TOKENS
 
 
@@ -154,7 +155,7 @@ async def test_uses_that_are_not_written_yet_are_written_at_the_end(
     fox = await store.approve(FOX, "Fox", Access.USER)
     token = await store.issue_token(fox.id)
     before = await rows(database, "SELECT used_at FROM client_tokens")
-    assert store.of_token(token)
+    assert client_of(store, token)
     store.used(fox.id)
     await store.stop()
     assert (await rows(database, "SELECT used_at FROM client_tokens")) > before
